@@ -1,0 +1,428 @@
+"""The trainer's config: frozen values, every rule checked at birth, no torch.
+
+One run is one `Config`. What changes its result (data choices, model, batch, schedule, seed, numbers' precision) makes its
+identity, `Config.identity()`; where it runs and how it is watched does not. Fields that stay out of the identity carry
+`NOT_IDENTITY`. The docstring under a field is its entry in the JSON schema.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+NUM_SPECIAL_TOKENS = 36
+"""Reserved ids at the start of every vocabulary: MiniMind's 21 specials, 6 tool and think marks, 9 spares."""
+
+NUM_BYTES = 256
+"""A byte-level vocabulary holds each byte once, so that it can spell any text."""
+
+NOT_IDENTITY = {"identity": False}
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
+StageName = Literal["prepare", "tokenizer", "encode", "pretrain", "evaluate", "generate", "report"]
+
+
+def _unidentified(default: Any) -> Any:
+    """A field with a default that is not part of the run's identity."""
+    return Field(default=default, json_schema_extra=dict(NOT_IDENTITY))
+
+
+class Section(BaseModel):
+    """A frozen part of the config. Unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+
+
+class KillSpec(Section):
+    """A planned fault: SIGKILL to one rank, once, to watch the run come back."""
+
+    rank: NonNegativeInt
+    """The rank to kill."""
+    at_step: PositiveInt
+    """Kill it when this optimizer step has been logged, in steps."""
+
+
+class LaunchSection(Section):
+    """How `trainer run` starts training on this machine. Under torchrun, deepspeed or Kubernetes it has no effect."""
+
+    processes: PositiveInt = 1
+    """Training processes to start under torchrun; 1 trains in the calling process."""
+    threads_per_process: PositiveInt | None = None
+    """CPU threads of each process; unset: the machine's cores shared out evenly."""
+    max_restarts: NonNegativeInt = 3
+    """How often torchrun may restart the processes after a failure."""
+    kill: tuple[KillSpec, ...] = ()
+    """Faults to inject, for demonstrations and tests."""
+
+
+class SourceSection(Section):
+    """One named source of raw text."""
+
+    name: Name
+    """The name under which validation and reports list it."""
+    path: Annotated[str, Field(min_length=1)] = Field(json_schema_extra=dict(NOT_IDENTITY))
+    """A file, a folder or a glob of .jsonl, .txt, .md or .rst files, also .gz or .zst; `box:NAME` is the corpus in the box."""
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] = _unidentified("en")
+    """ISO 639 code of its main language, for reports."""
+
+
+class CorpusSection(Section):
+    """Raw text to clean documents."""
+
+    sources: tuple[SourceSection, ...] = ()
+    """Where the text comes from, in this order; of two equal documents the first one stays."""
+    held_out: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.02
+    """Share of documents held out for validation, chosen by each document's own hash."""
+    min_chars: PositiveInt = 16
+    """Shorter documents are dropped, in characters after normalisation."""
+    max_chars: PositiveInt = 10_000_000
+    """Longer documents are refused as bad lines, in characters: one runaway line must not fill the memory."""
+    max_bad_lines: NonNegativeInt = 100
+    """The stage fails when more lines than this cannot be read."""
+    part_bytes: PositiveInt = 4_000_000
+    """Clean text per output file, in bytes: the unit that encoding works on in parallel and resumes by."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [source.name for source in self.sources]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"source name {name!r} is used twice; each source needs its own")
+        return self
+
+
+class TokenizerSection(Section):
+    """Training of the byte-level BPE tokenizer; its size is `model.vocab_size`."""
+
+    max_train_bytes: PositiveInt = 1_000_000_000
+    """Text to train on, in bytes: a larger corpus is sampled by document hash, which bounds the memory."""
+    min_frequency: PositiveInt = 2
+    """A pair of pieces must occur this often to be merged."""
+
+
+class TokensSection(Section):
+    """Clean documents to rows of tokens."""
+
+    row_tokens: Annotated[int, Field(ge=8, le=1 << 20)] = 512
+    """Length of a training row, in tokens: the context that the model is trained on."""
+    packing: Literal["best_fit", "concat"] = "best_fit"
+    """best_fit: a document is cut only where it is longer than a row; concat: rows are filled to the last token."""
+    workers: NonNegativeInt = _unidentified(0)
+    """Processes that encode; 0: one per core. The bytes written do not depend on it."""
+
+
+class ModelSection(Section):
+    """The GPT's shape: Llama's layers, so that other tools read its weights as they are."""
+
+    vocab_size: PositiveInt = 6400
+    """Number of token ids."""
+    hidden_size: PositiveInt = 512
+    """Width of the residual stream."""
+    num_layers: PositiveInt = 8
+    """Transformer blocks."""
+    num_heads: PositiveInt = 8
+    """Query heads."""
+    num_kv_heads: PositiveInt = 2
+    """Key and value heads, each shared by num_heads / num_kv_heads query heads."""
+    ffn_size: PositiveInt = 1408
+    """Width of the SwiGLU layer."""
+    rope_theta: PositiveFloat = 1e6
+    """Base of the rotary position frequencies."""
+    norm_eps: PositiveFloat = 1e-5
+    """Added to the mean square in RMSNorm."""
+    qk_norm: bool = False
+    """Normalise each query and key head (Qwen3's shape)."""
+    dropout: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Probability of dropping an activation of a block's two outputs."""
+    max_positions: PositiveInt = 32768
+    """Longest context for generation, in tokens."""
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+    @property
+    def num_parameters(self) -> int:
+        """Trained numbers, the tied embedding counted once."""
+        attention = 2 * self.hidden_size * self.head_size * (self.num_heads + self.num_kv_heads)
+        norms = 2 * self.hidden_size + (2 * self.head_size if self.qk_norm else 0)
+        layer = attention + 3 * self.hidden_size * self.ffn_size + norms
+        return self.num_layers * layer + self.vocab_size * self.hidden_size + self.hidden_size
+
+    def flops_per_token(self, row_tokens: int) -> int:
+        """FLOPs to train on one token: 6 per weight plus 12 L d T for attention (PaLM, arXiv 2204.02311, appendix B)."""
+        return 6 * self.num_parameters + 12 * self.num_layers * self.hidden_size * row_tokens
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> Self:
+        if self.hidden_size % self.num_heads:
+            nearest = _nearest_divisors(self.hidden_size, self.num_heads)
+            raise ValueError(f"num_heads {self.num_heads} does not divide hidden_size {self.hidden_size}; nearest: {nearest}")
+        if self.head_size % 2:
+            raise ValueError(f"hidden_size / num_heads is {self.head_size}; rotary positions need an even number")
+        if self.num_heads % self.num_kv_heads:
+            nearest = _nearest_divisors(self.num_heads, self.num_kv_heads)
+            raise ValueError(f"num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}; nearest: {nearest}")
+        if self.vocab_size < NUM_SPECIAL_TOKENS + NUM_BYTES:
+            least = NUM_SPECIAL_TOKENS + NUM_BYTES
+            raise ValueError(f"vocab_size {self.vocab_size} is below {least}: {NUM_SPECIAL_TOKENS} reserved ids and 256 bytes")
+        return self
+
+
+class OptimizerSection(Section):
+    """AdamW (arXiv 1711.05101)."""
+
+    lr: PositiveFloat = 1e-3
+    """Peak learning rate."""
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    """Decay of the two moments, per step."""
+    eps: PositiveFloat = 1e-8
+    """Added to the root of the second moment."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
+    """Decay of the matrices, per step and unit of learning rate; never applied to norms."""
+    decay_embedding: bool = False
+    """Decay the tied embedding too."""
+
+
+class ScheduleSection(Section):
+    """The learning rate over the run, as a factor of its peak."""
+
+    kind: Literal["cosine", "wsd", "constant"] = "cosine"
+    """cosine: half a cosine after the warm-up; wsd: warm-up, stable, then a decay by 1 - sqrt (arXiv 2405.18392)."""
+    warmup_steps: NonNegativeInt = 100
+    """Linear rise from zero to the peak, in steps."""
+    decay_fraction: Fraction = 0.2
+    """wsd: share of all steps in which the rate falls."""
+    final_ratio: Fraction = 0.1
+    """The last step's rate as a factor of the peak."""
+
+
+class TrainingSection(Section):
+    """What every training stage has: how long, in what batches, by which optimizer."""
+
+    epochs: PositiveInt | None = None
+    """Passes over the rows; 1 when neither epochs nor steps is given."""
+    steps: PositiveInt | None = None
+    """Optimizer steps, instead of epochs."""
+    global_batch: PositiveInt = 256
+    """Rows per optimizer step over all processes: part of what determines the result, so never a function of the world size."""
+    micro_batch: PositiveInt = 16
+    """Rows in one forward and backward pass; it must divide global_batch."""
+    optimizer: OptimizerSection = OptimizerSection()
+    """The optimizer and its rates."""
+    schedule: ScheduleSection = ScheduleSection()
+    """The learning rate over time."""
+    clip_norm: PositiveFloat | None = 1.0
+    """Gradients are scaled down to this global L2 norm; null: never."""
+    max_skipped_in_a_row: PositiveInt = _unidentified(10)
+    """Steps whose loss or gradient is not finite are skipped; this many in a row end the run."""
+    stop_after: PositiveInt | None = _unidentified(None)
+    """Save and end after this step although the schedule goes on: splits one run over several sessions."""
+    sample_log: bool = _unidentified(False)
+    """Write step and sample ids of every micro-batch under RUN/samples, so that anyone can check the order from outside."""
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches in a full step, and so the largest world size."""
+        return self.global_batch // self.micro_batch
+
+    @model_validator(mode="after")
+    def _batches_fit(self) -> Self:
+        if self.epochs is not None and self.steps is not None:
+            raise ValueError("epochs and steps are both given; remove one of them")
+        if self.global_batch % self.micro_batch:
+            nearest = _nearest_divisors(self.global_batch, self.micro_batch)
+            raise ValueError(
+                f"micro_batch {self.micro_batch} does not divide global_batch {self.global_batch}; nearest: {nearest}"
+            )
+        if self.steps is not None and self.schedule.warmup_steps >= self.steps > 1:
+            raise ValueError(f"schedule.warmup_steps {self.schedule.warmup_steps} must be below steps {self.steps}")
+        return self
+
+
+class PretrainSection(TrainingSection):
+    """Next-token prediction over all documents."""
+
+
+class ValidationSection(Section):
+    """Bits per byte on held-out text while training."""
+
+    every_steps: PositiveInt = 500
+    """Steps between two validations; there is always one after the last step."""
+    max_rows_per_source: PositiveInt = 64
+    """Rows of each source, in its stored order; the same ones each time."""
+
+
+class CheckpointSection(Section):
+    """When the state is saved, and how many copies stay."""
+
+    every_steps: PositiveInt = 500
+    """Steps between two saves; a save also follows the last step and a stop signal."""
+    every_s: PositiveFloat | None = 300.0
+    """Seconds after which a save is due in any case; null: steps alone decide."""
+    keep: Annotated[int, Field(ge=2)] = 3
+    """Newest checkpoints to keep; at least 2, so that a damaged one has a predecessor."""
+
+
+class WandbSection(Section):
+    """Weights & Biases. The API key comes from the environment or wandb's own login, never from a config."""
+
+    enabled: bool = False
+    """Send events to wandb; --use_wandb turns it on."""
+    project: str = "pretrain-run"
+    """Project name; --wandb_project sets it."""
+    run_name: str | None = None
+    """Run name; --wandb_run_name sets it; unset: the config's name."""
+    mode: Literal["auto", "online", "offline"] = "auto"
+    """auto: online where a key is known, else offline; `wandb sync` uploads an offline run later."""
+
+
+class TrackingSection(Section):
+    """How a run is watched."""
+
+    log_every_steps: PositiveInt = 10
+    """Steps between two lines."""
+    measure_peak: bool = True
+    """Time a matrix product at the start (about 0.3 s), so that MFU is a share of what this machine can do."""
+    wandb: WandbSection = WandbSection()
+    """Weights & Biases."""
+
+
+class EvaluateSection(Section):
+    """Held-out bits per byte of the trained model beside baselines fitted on the same training split."""
+
+    max_rows_per_source: PositiveInt | None = None
+    """Rows of each source; unset: all held-out rows."""
+    batch_rows: PositiveInt = 16
+    """Rows in one forward pass."""
+
+
+class GenerateSection(Section):
+    """Text written by the model."""
+
+    prompts: tuple[str, ...] = ("",)
+    """What it continues; an empty prompt starts a new document."""
+    max_tokens: PositiveInt = 128
+    """Most tokens to write for each prompt."""
+    temperature: Annotated[float, Field(ge=0.0, le=10.0)] = 0.8
+    """0: always the most probable token; 1: the model's own distribution."""
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 0.95
+    """Sample from the most probable tokens that hold this share of the probability (arXiv 1904.09751)."""
+    seed: NonNegativeInt = 0
+    """The same seed writes the same text."""
+
+
+class Config(Section):
+    """Everything that one run of the trainer needs to know."""
+
+    name: Name = _unidentified("run")
+    """Name of the run: lower-case letters, digits and dashes."""
+    run_dir: Path | None = _unidentified(None)
+    """Folder of the run; unset: runs/NAME."""
+    data_dir: Path | None = _unidentified(None)
+    """Folder of corpus, tokenizer and token shards, which runs may share; unset: the run folder."""
+    stages: tuple[StageName, ...] = _unidentified(
+        ("prepare", "tokenizer", "encode", "pretrain", "evaluate", "generate", "report")
+    )
+    """What `trainer run` does, in this order; a stage that is done is skipped."""
+    seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 1234
+    """Determines the initial weights, the order of the rows and all noise."""
+    device: Literal["auto", "cuda", "mps", "cpu"] = _unidentified("auto")
+    """auto: cuda where there is one, else mps, else cpu."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Precision of matrix products; weights and optimizer stay fp32. auto: bf16 where this machine computes it faster."""
+    compile: bool = _unidentified(False)
+    """Run the model through torch.compile: 20 to 90 s at the start, then faster; worth it above about 10 minutes."""
+    deterministic: bool = _unidentified(False)
+    """Ask torch for algorithms with reproducible bits, and fail where there is none."""
+    collective_timeout_s: PositiveFloat = _unidentified(120.0)
+    """Processes that wait longer than this for each other give up."""
+
+    launch: LaunchSection = _unidentified(LaunchSection())
+    """Processes on this machine."""
+    corpus: CorpusSection = CorpusSection()
+    """Raw text to clean documents."""
+    tokenizer: TokenizerSection = TokenizerSection()
+    """The tokenizer."""
+    tokens: TokensSection = TokensSection()
+    """Rows of tokens."""
+    model: ModelSection = ModelSection()
+    """The model's shape."""
+    pretrain: PretrainSection = PretrainSection()
+    """Pretraining."""
+    validation: ValidationSection = _unidentified(ValidationSection())
+    """Validation while training."""
+    checkpoint: CheckpointSection = _unidentified(CheckpointSection())
+    """Saving."""
+    tracking: TrackingSection = _unidentified(TrackingSection())
+    """Watching."""
+    evaluate: EvaluateSection = _unidentified(EvaluateSection())
+    """Evaluation after training."""
+    generate: GenerateSection = _unidentified(GenerateSection())
+    """Samples of text."""
+
+    @property
+    def run_folder(self) -> Path:
+        """Folder that holds config, events, checkpoints and report."""
+        return self.run_dir or Path("runs") / self.name
+
+    @property
+    def data_folder(self) -> Path:
+        """Folder that holds corpus, tokenizer and token shards."""
+        return self.data_dir or self.run_folder
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that determine the run's result, as plain values."""
+        return dict(_identity_items(self))
+
+    def hash(self) -> str:
+        """SHA-256 of the identity in canonical JSON: sorted keys, no spaces, UTF-8."""
+        return hashlib.sha256(canonical_json(self.identity())).hexdigest()
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Self:
+        if self.tokens.row_tokens > self.model.max_positions:
+            raise ValueError(
+                f"tokens.row_tokens {self.tokens.row_tokens} is above model.max_positions {self.model.max_positions}"
+            )
+        if self.launch.processes > self.pretrain.num_micro_batches:
+            raise ValueError(
+                f"launch.processes {self.launch.processes} is above the {self.pretrain.num_micro_batches} micro-batches of a "
+                f"step; lower it, or lower pretrain.micro_batch {self.pretrain.micro_batch}"
+            )
+        for kill in self.launch.kill:
+            if kill.rank >= self.launch.processes or self.launch.processes == 1:
+                raise ValueError(f"launch.kill names rank {kill.rank}; with launch.processes 2 or more, ranks start at 0")
+        return self
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one spelling of a plain value that is hashed: sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _identity_items(section: Section) -> Iterator[tuple[str, Any]]:
+    for name, field in type(section).model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("identity") is False:
+            continue
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield name, dict(_identity_items(value))
+        elif isinstance(value, tuple):
+            yield name, [dict(_identity_items(item)) if isinstance(item, Section) else item for item in value]
+        else:
+            yield name, value
+
+
+def _nearest_divisors(whole: int, wanted: int) -> str:
+    """The divisors of `whole` just below and just above `wanted`, for the way out in an error."""
+    divisors = [d for d in range(1, whole + 1) if whole % d == 0]
+    below = [d for d in divisors if d < wanted][-1:]
+    above = [d for d in divisors if d > wanted][:1]
+    return ", ".join(str(d) for d in below + above)

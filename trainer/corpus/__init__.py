@@ -1,0 +1,1 @@
+"""Raw text to clean documents: read, normalise, deduplicate, split."""

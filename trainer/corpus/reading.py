@@ -1,0 +1,160 @@
+"""Raw documents from files: JSON lines, plain text, Markdown; plain, gzip or Zstandard; one file, a folder or a glob.
+
+Reading streams: one document is in memory at a time. A line that cannot be read becomes a `BadLine`, not an exception, so that
+the caller can count, show and limit them.
+"""
+
+import glob
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import IO
+
+import zstandard
+
+from trainer.config import SourceSection
+from trainer.errors import CorpusError
+
+BOX = "box:"
+"""Begins a path into the corpus that comes with the package."""
+
+JSON_LINES = (".jsonl", ".ndjson")
+PLAIN_TEXT = (".txt", ".md", ".rst", ".text")
+COMPRESSED = (".gz", ".zst")
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text and where it stands."""
+
+    source: str
+    text: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A place that could not be read, and why."""
+
+    source: str
+    file: str
+    line: int
+    reason: str
+
+
+def files_of(source: SourceSection) -> list[Path]:
+    """The files of a source, sorted, links resolved, so that none is read twice. Raises CorpusError if there is none."""
+    path = source.path
+    if path.startswith(BOX):
+        found = [Path(str(resources.files("trainer.corpus") / "box" / path.removeprefix(BOX)))]
+    elif Path(path).is_dir():
+        found = sorted(Path(path).rglob("*"))
+    elif Path(path).exists():
+        found = [Path(path)]
+    else:
+        found = [Path(name) for name in sorted(glob.glob(path, recursive=True))]
+    files = list(dict.fromkeys(entry.resolve() for entry in found if entry.is_file() and _kind(entry)))
+    if not files:
+        kinds = ", ".join(JSON_LINES + PLAIN_TEXT)
+        raise CorpusError(
+            f"corpus.sources: source {source.name}: no file at {path}; give a file, folder or glob of {kinds} (also .gz, .zst)"
+        )
+    return files
+
+
+def read_source(source: SourceSection, max_chars: int) -> Iterator[Document | BadLine]:
+    """All documents of a source in the order of its files."""
+    for file in files_of(source):
+        reader = _read_json_lines if _kind(file) in JSON_LINES else _read_plain_text
+        try:
+            yield from reader(source.name, file, max_chars)
+        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+            yield BadLine(source.name, str(file), 0, f"the file breaks off or is damaged: {error}")
+
+
+def _read_json_lines(source: str, file: Path, max_chars: int) -> Iterator[Document | BadLine]:
+    with _opened(file) as stream:
+        for number, line in enumerate(_bounded_lines(stream, max_chars * 6), start=1):
+            if isinstance(line, str):
+                yield BadLine(source, str(file), number, line)
+            elif line.strip():
+                text = _text_of(line, max_chars)
+                if isinstance(text, _Reason):
+                    yield BadLine(source, str(file), number, text.words)
+                else:
+                    yield Document(source, text, str(file), number)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reason:
+    words: str
+
+
+def _text_of(line: bytes, max_chars: int) -> str | _Reason:
+    try:
+        value = json.loads(line)
+    except UnicodeDecodeError:
+        return _Reason("not UTF-8")
+    except (ValueError, RecursionError) as error:
+        return _Reason(f"not JSON: {error}")
+    text = value.get("text") if isinstance(value, dict) else None
+    if not isinstance(text, str):
+        return _Reason('expected {"text": "..."}')
+    if len(text) > max_chars:
+        return _Reason(f"longer than corpus.max_chars {max_chars}")
+    return text
+
+
+def _bounded_lines(stream: IO[bytes], max_bytes: int) -> Iterator[bytes | str]:
+    """Lines of at most `max_bytes`; of a longer one, only the words that it was too long."""
+    while line := stream.readline(max_bytes):
+        if line.endswith(b"\n") or len(line) < max_bytes:
+            yield line
+            continue
+        while rest := stream.readline(max_bytes):
+            if rest.endswith(b"\n"):
+                break
+        yield f"line longer than {max_bytes} bytes"
+
+
+def _read_plain_text(source: str, file: Path, max_chars: int) -> Iterator[Document | BadLine]:
+    """A text file is one document."""
+    with _opened(file) as stream:
+        data = stream.read(max_chars * 4 + 1)
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        yield BadLine(source, str(file), line, "not UTF-8")
+        return
+    if len(text) > max_chars:
+        yield BadLine(source, str(file), 0, f"longer than corpus.max_chars {max_chars}")
+    else:
+        yield Document(source, text, str(file), 1)
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[IO[bytes]]:
+    with file.open("rb") as raw:
+        if file.suffix == ".gz":
+            with gzip.open(raw) as stream:
+                yield stream
+        elif file.suffix == ".zst":
+            with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as stream:
+                yield io.BufferedReader(stream)
+        else:
+            yield raw
+
+
+def _kind(file: Path) -> str:
+    """The suffix that tells the format, compression aside; empty if it is none that is read here."""
+    suffixes = [suffix for suffix in file.suffixes if suffix not in COMPRESSED]
+    kind = suffixes[-1].lower() if suffixes else ""
+    return kind if kind in JSON_LINES + PLAIN_TEXT else ""

@@ -1,0 +1,135 @@
+"""Clean documents on the disk: DATA/corpus/SPLIT/SOURCE-00000.jsonl.zst in parts, and a manifest that is written last."""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import zstandard
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from trainer.errors import CorpusError
+from trainer.files import FileRecord, HashingWriter, write_json
+
+Split = Literal["train", "held_out"]
+SPLITS: tuple[Split, ...] = ("train", "held_out")
+MANIFEST = "manifest.json"
+
+
+class Part(BaseModel):
+    """One file of clean documents of one source and split."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    file: str
+    split: Split
+    source: str
+    documents: int
+    text_bytes: int
+    size_bytes: int
+    sha256: str
+
+
+class CorpusManifest(BaseModel):
+    """What a clean corpus holds, and what it was made from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    settings: str
+    """SHA-256 of the corpus section that made it."""
+    inputs: dict[str, int]
+    """Input files with their sizes in bytes."""
+    parts: tuple[Part, ...]
+    counts: dict[str, dict[str, int]]
+    """By source: documents read, kept, held out, too short, duplicate, bad."""
+
+    def parts_of(self, split: Split) -> list[Part]:
+        """The parts of a split in their order."""
+        return [part for part in self.parts if part.split == split]
+
+
+class PartWriter:
+    """Writes the documents of one source and split into parts of about `part_bytes` of text each."""
+
+    def __init__(self, folder: Path, split: Split, source: str, part_bytes: int) -> None:
+        self._folder = folder
+        self._split = split
+        self._source = source
+        self._part_bytes = part_bytes
+        self._lines: list[bytes] = []
+        self._text_bytes = 0
+        self.parts: list[Part] = []
+
+    def add(self, text: str) -> None:
+        """Append one document."""
+        self._lines.append(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
+        self._text_bytes += len(text.encode())
+        if self._text_bytes >= self._part_bytes:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is gathered as the next part."""
+        if not self._lines:
+            return
+        name = f"{self._split}/{self._source}-{len(self.parts):05d}.jsonl.zst"
+        (self._folder / self._split).mkdir(exist_ok=True)
+        writer = HashingWriter(self._folder / name)
+        writer.write(zstandard.ZstdCompressor(level=3).compress(b"".join(self._lines)))
+        record: FileRecord = writer.close()
+        self.parts.append(
+            Part(
+                file=name,
+                split=self._split,
+                source=self._source,
+                documents=len(self._lines),
+                text_bytes=self._text_bytes,
+                **asdict(record),
+            )
+        )
+        self._lines, self._text_bytes = [], 0
+
+
+def write_manifest(folder: Path, manifest: CorpusManifest) -> None:
+    """Write the manifest of a finished corpus folder."""
+    write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
+
+
+def read_manifest(folder: Path) -> CorpusManifest:
+    """Read a corpus folder's manifest. Raises CorpusError."""
+    path = folder / MANIFEST
+    try:
+        return CorpusManifest.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise CorpusError(f"{folder}: no clean corpus here; run `trainer prepare` first") from None
+    except ValidationError as error:
+        raise CorpusError(f"{path}: not a corpus manifest of this version: {error.errors()[0]['msg']}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class CleanDocument:
+    """One clean text of a source."""
+
+    source: str
+    text: str
+
+
+def read_part(folder: Path, part: Part) -> Iterator[str]:
+    """The texts of one part, streamed. Raises CorpusError if the file is not the one in the manifest."""
+    path = folder / part.file
+    try:
+        with path.open("rb") as raw:
+            stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw))
+            for line in stream:
+                yield json.loads(line)["text"]
+    except (OSError, zstandard.ZstdError, ValueError, KeyError) as error:
+        raise CorpusError(f"{path}: damaged or missing ({error}); remove {folder} and run `trainer prepare` again") from None
+
+
+def read_documents(folder: Path, split: Split) -> Iterator[CleanDocument]:
+    """All documents of a split, part by part."""
+    for part in read_manifest(folder).parts_of(split):
+        for text in read_part(folder, part):
+            yield CleanDocument(part.source, text)

@@ -1,0 +1,219 @@
+"""The one list of events that a run tells, with their fields and units.
+
+Every event becomes one line of RUN/events.jsonl: `time` (seconds since 1970), `event`, `run` (the config's hash), `step`
+and the event's own fields. Terminal, wandb and report read the same stream. After a kill, steps since the last checkpoint are
+told again; of two events with the same name and step, the later one holds.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """Base: the optimizer step at which it happened, counted in finished steps."""
+
+    step: int | None = None
+
+    @classmethod
+    def name(cls) -> str:
+        """The class's name in snake case, as it stands in `event`."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageStarted(Event):
+    """A stage begins."""
+
+    stage: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StageFinished(Event):
+    """A stage is done, now or before."""
+
+    stage: str
+    skipped: bool
+    duration_s: float
+    summary: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingStarted(Event):
+    """All processes are ready for the first step. `restart` counts torchrun's restarts of this agent."""
+
+    stage: str
+    num_steps: int
+    world_size: int
+    restart: int
+    pids: list[int]
+    device: str
+    precision: str
+    threads: int
+    num_parameters: int
+    rows: int
+    row_tokens: int
+    utilisation: float
+    peak_tflops: float | None
+    torch_version: str
+    resumed_from: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepsDone(Event):
+    """Steps since the last such event. `loss` is nats per target token; speeds are of all processes together."""
+
+    loss: float
+    lr: float
+    grad_norm: float
+    epoch: float
+    tokens_seen: int
+    tokens_per_s: float
+    step_time_s: float
+    data_wait_share: float
+    mfu: float | None
+    eta_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepSkipped(Event):
+    """A step whose loss or gradient was not finite: no process applied it."""
+
+    reason: str
+    skipped_in_a_row: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EpochDone(Event):
+    """A pass over all rows."""
+
+    epoch: int
+    epoch_time_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Validated(Event):
+    """Held-out bits per byte: by source, and over all bytes."""
+
+    bits_per_byte: float
+    by_source: dict[str, float]
+    duration_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointSaved(Event):
+    """A checkpoint is on the disk. `stall_s` is what the step loop waited, `write_s` what the writing thread took."""
+
+    path: str
+    size_bytes: int
+    stall_s: float
+    write_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointFailed(Event):
+    """A checkpoint could not be written; the one before it stays, training goes on."""
+
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointDamaged(Event):
+    """A checkpoint did not match its manifest and was passed over."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Preempting(Event):
+    """A signal asked the run to stop; the state is saved at this step."""
+
+    signal: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RankKilled(Event):
+    """A planned fault: a process was ended with SIGKILL."""
+
+    rank: int
+    pid: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingFinished(Event):
+    """The last step is done and saved, or `stop_after` is reached (`complete` is false then)."""
+
+    stage: str
+    complete: bool
+    duration_s: float
+    skipped_steps: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evaluated(Event):
+    """The evaluate stage's figures, all in bits per byte on the same held-out rows."""
+
+    bits_per_byte: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Generated(Event):
+    """One text written by the model."""
+
+    prompt: str
+    text: str
+    tokens_per_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OrderChecked(Event):
+    """What the sample log says of a run's order."""
+
+    steps: int
+    samples: int
+    repeated: int
+    skipped: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SinkFailed(Event):
+    """A sink raised and gets no more events; training goes on."""
+
+    sink: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One line of events.jsonl: an event with when and whose it is."""
+
+    time: float
+    run: str
+    event: Event
+
+    def to_json(self) -> str:
+        fields = asdict(self.event)
+        step = fields.pop("step")
+        head = {"time": round(self.time, 3), "event": self.event.name(), "run": self.run, "step": step}
+        return json.dumps(head | fields, ensure_ascii=False)
+
+
+def read_events(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Events of a log from a byte offset on, each with the offset behind it. A torn line (a kill amid a write) is passed over."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        file.seek(offset)
+        for line in file:
+            offset += len(line)
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(record, dict):
+                yield offset, record

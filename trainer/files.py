@@ -1,0 +1,210 @@
+"""The one place that writes files: whole or not at all, durable, hashed while written.
+
+A file or folder is written under a temporary name beside its place, flushed to the disk, renamed, and the folder that holds
+it is flushed. A reader therefore sees the old state or the new one, also after a power cut. All operations that change a
+disk go through `Disk`, so a test can fail or kill at each of them.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from trainer.errors import RunFolderError, StorageError
+
+CHUNK_BYTES = 4 << 20
+PARTIAL_SUFFIX = ".partial"
+"""Ends the name of everything that is not committed; a reader ignores such names and the next writer removes them."""
+
+_DISK_TROUBLE = {
+    errno.ENOSPC: "no space is left; free some, then start again",
+    errno.EDQUOT: "the disk quota is used up; free some space, then start again",
+    errno.EROFS: "the file system is read-only",
+    errno.EIO: "the disk reports an input/output error",
+    errno.EACCES: "permission denied; the user who runs this must be able to write there",
+    errno.EPERM: "permission denied; the user who runs this must be able to write there",
+}
+
+
+class Disk:
+    """The operations that change a disk, one method each."""
+
+    def make_folder(self, path: Path) -> None:
+        path.mkdir(parents=True, exist_ok=True)
+
+    def create(self, path: Path) -> IO[bytes]:
+        return path.open("wb", buffering=0)
+
+    def write(self, file: IO[bytes], data: memoryview) -> None:
+        while data:
+            data = data[file.write(data) :]
+
+    def flush(self, file: IO[bytes]) -> None:
+        os.fsync(file.fileno())
+
+    def rename(self, source: Path, target: Path) -> None:
+        source.replace(target)
+
+    def flush_folder(self, path: Path) -> None:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+    def remove(self, path: Path) -> None:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+DISK = Disk()
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a manifest says of one file."""
+
+    size_bytes: int
+    sha256: str
+
+
+class HashingWriter:
+    """A new file that knows its size and SHA-256 when it is closed."""
+
+    def __init__(self, path: Path, disk: Disk = DISK) -> None:
+        self._disk = disk
+        self._file = disk.create(path)
+        self._hash = hashlib.sha256()
+        self._size_bytes = 0
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Append bytes, in chunks, so that hashing never holds up other threads for long."""
+        view = memoryview(data).cast("B")
+        for start in range(0, len(view), CHUNK_BYTES):
+            chunk = view[start : start + CHUNK_BYTES]
+            self._disk.write(self._file, chunk)
+            self._hash.update(chunk)
+            self._size_bytes += len(chunk)
+
+    def close(self) -> FileRecord:
+        """Flush to the disk and close."""
+        try:
+            self._disk.flush(self._file)
+        finally:
+            self._file.close()
+        return FileRecord(self._size_bytes, self._hash.hexdigest())
+
+    def abandon(self) -> None:
+        """Close without flushing, after an error."""
+        self._file.close()
+
+
+def partial_path(path: Path) -> Path:
+    """The temporary name beside `path`."""
+    return path.with_name(path.name + PARTIAL_SUFFIX)
+
+
+def write_file(path: Path, data: bytes, disk: Disk = DISK) -> FileRecord:
+    """Replace `path` by a file with this content. Raises StorageError."""
+    partial = partial_path(path)
+    with storage_errors(path):
+        disk.make_folder(path.parent)
+        writer = HashingWriter(partial, disk)
+        try:
+            writer.write(data)
+            record = writer.close()
+        except BaseException:
+            writer.abandon()
+            _remove_quietly(partial, disk)
+            raise
+        disk.rename(partial, path)
+        disk.flush_folder(path.parent)
+    return record
+
+
+def write_json(path: Path, value: Any, disk: Disk = DISK) -> FileRecord:
+    """Replace `path` by indented JSON. Raises StorageError."""
+    return write_file(path, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode(), disk)
+
+
+@contextmanager
+def new_folder(path: Path, disk: Disk = DISK, *, keep_partial: bool = False) -> Iterator[Path]:
+    """A folder that appears at `path` whole, when the block ends well, and not at all otherwise.
+
+    The block fills the folder that it is given. With `keep_partial` that folder stays after an error or a kill, and the next
+    call is given it again, so that finished pieces need not be made twice. Raises StorageError.
+    """
+    partial = partial_path(path)
+    with storage_errors(path):
+        if partial.exists() and not keep_partial:
+            disk.remove(partial)
+        disk.make_folder(partial)
+        try:
+            yield partial
+            disk.flush_folder(partial)
+            if path.exists():
+                disk.remove(path)
+            disk.rename(partial, path)
+        except BaseException:
+            if not keep_partial:
+                _remove_quietly(partial, disk)
+            raise
+        disk.flush_folder(path.parent)
+
+
+def record_of(path: Path) -> FileRecord:
+    """Size and SHA-256 of a file as it stands on the disk, about 1 s per GB."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return FileRecord(os.fstat(file.fileno()).st_size, digest)
+
+
+@contextmanager
+def storage_errors(path: Path) -> Iterator[None]:
+    """Turn the system's word on a full or failing disk into one that names the place and the way out."""
+    try:
+        yield
+    except OSError as error:
+        trouble = _DISK_TROUBLE.get(error.errno or 0)
+        if trouble is None:
+            raise
+        raise StorageError(f"{error.filename or path}: cannot be written: {trouble}") from error
+
+
+@contextmanager
+def locked(path: Path, owner: str) -> Iterator[None]:
+    """Hold an exclusive lock on a file while the block runs; the kernel frees it when the process dies.
+
+    Raises RunFolderError if another process holds it.
+    """
+    with storage_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise RunFolderError(f"{path.parent}: {holder} works in this folder; stop it, or choose another run_dir") from None
+        file.truncate(0)
+        file.write(f"{owner}\n")
+        file.flush()
+        yield
+
+
+def _remove_quietly(path: Path, disk: Disk) -> None:
+    """Clean up after an error; what cannot be removed is ignored by readers for its name."""
+    try:
+        disk.remove(path)
+    except OSError:
+        return

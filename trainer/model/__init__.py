@@ -1,0 +1,1 @@
+"""The GPT, its attention and its loss."""

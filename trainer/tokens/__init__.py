@@ -1,0 +1,1 @@
+"""Clean text to rows of tokens: tokenizer, shards, packing, order."""
