@@ -19,6 +19,9 @@ NUM_SPECIAL_TOKENS = 36
 NUM_BYTES = 256
 """A byte-level vocabulary holds each byte once, so that it can spell any text."""
 
+MAX_TOKENS_PER_STEP = 1 << 24
+"""A step's target tokens are counted in float32 beside the gradients, which is exact below this number."""
+
 NOT_IDENTITY = {"identity": False}
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -224,7 +227,7 @@ class TrainingSection(Section):
     stop_after: PositiveInt | None = _unidentified(None)
     """Save and end after this step although the schedule goes on: splits one run over several sessions."""
     sample_log: bool = _unidentified(False)
-    """Write step and sample ids of every micro-batch under RUN/samples, so that anyone can check the order from outside."""
+    """Write step and sample ids of every micro-batch under RUN/sample_log, so that anyone can check the order from outside."""
 
     @property
     def num_micro_batches(self) -> int:
@@ -389,6 +392,12 @@ class Config(Section):
         if self.tokens.row_tokens > self.model.max_positions:
             raise ValueError(
                 f"tokens.row_tokens {self.tokens.row_tokens} is above model.max_positions {self.model.max_positions}"
+            )
+        tokens_per_step = self.pretrain.global_batch * self.tokens.row_tokens
+        if tokens_per_step >= MAX_TOKENS_PER_STEP:
+            raise ValueError(
+                f"pretrain.global_batch {self.pretrain.global_batch} x tokens.row_tokens {self.tokens.row_tokens} is "
+                f"{tokens_per_step} tokens a step; it must stay below {MAX_TOKENS_PER_STEP}"
             )
         if self.launch.processes > self.pretrain.num_micro_batches:
             raise ValueError(

@@ -11,6 +11,7 @@
     |-- StorageError            65    the disk is full, read-only or failing
     |-- MissingDependencyError  65    an optional package is not installed
     |-- DivergedError           65    the loss stopped being a number and stayed so
+    |-- PeerLostError             1    another process of the run died or fell silent
     |-- BudgetError             75    the restart budget or a deadline is spent
     `-- Preempted              143    a signal asked us to stop; the state is saved
 
@@ -73,6 +74,13 @@ class BudgetError(TrainerError):
     """The restart budget or a deadline is spent."""
 
     exit_code: ClassVar[int] = 75
+
+
+class PeerLostError(TrainerError):
+    """Another process of the run died or fell silent; a restart goes on from the last checkpoint."""
+
+    exit_code: ClassVar[int] = 1
+    retry_helps: ClassVar[bool] = True
 
 
 class Preempted(TrainerError):

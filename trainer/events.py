@@ -155,6 +155,15 @@ class TrainingFinished(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Failed(Event):
+    """A process ended for a reason that a restart does not mend. `kind` is the class in trainer.errors."""
+
+    kind: str
+    exit_code: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluated(Event):
     """The evaluate stage's figures, all in bits per byte on the same held-out rows."""
 

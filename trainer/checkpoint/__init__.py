@@ -1,0 +1,1 @@
+"""Checkpoints: whole or absent, verified before use, free of the world size and of pickle."""

@@ -1,0 +1,139 @@
+"""Saving off the step loop: copy the tensors (what the loop waits for), then write, flush, hash and commit in a thread.
+
+A save that fails leaves the one before it and becomes an event; training goes on.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from trainer.checkpoint.format import (
+    MANIFEST,
+    MODEL_FILE,
+    OPTIMIZER_FILE,
+    CheckpointManifest,
+    StoredFile,
+    folder_name,
+    safetensors_header,
+    steps_in,
+)
+from trainer.errors import StorageError, TrainerError
+from trainer.events import CheckpointFailed, CheckpointSaved
+from trainer.files import DISK, PARTIAL_SUFFIX, Disk, HashingWriter, new_folder, partial_path, write_json
+
+WRITE_DEADLINE_S = 600.0
+"""A write that takes longer is given up: the disk hangs."""
+
+Tensors = Mapping[str, Tensor]
+
+
+class CheckpointWriter:
+    """Writes checkpoints of one run, one at a time, and keeps the newest few."""
+
+    def __init__(self, folder: Path, keep: int, disk: Disk = DISK) -> None:
+        self._folder = folder
+        self._keep = keep
+        self._disk = disk
+        self._staged: dict[str, dict[str, Tensor]] = {}
+        self._thread: threading.Thread | None = None
+        self._outcomes: list[CheckpointSaved | CheckpointFailed] = []
+        self._error: TrainerError | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Whether a write is under way; a save that is merely due can then wait for a later step."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def save(self, tensors: Mapping[str, Tensors], manifest: Callable[[], CheckpointManifest]) -> None:
+        """Copy the tensors, by file and name, and write them in the background. `manifest` lacks the files yet.
+
+        The caller may change the tensors as soon as this returns. Blocks for the copy, and for a write still under way.
+        """
+        self.wait()
+        started = time.monotonic()
+        self._stage(tensors)
+        stall_s = time.monotonic() - started
+        self._thread = threading.Thread(target=self._write, args=(manifest(), stall_s), name="checkpoint-writer")
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until no write is under way. Raises StorageError after the deadline."""
+        if self._thread is None:
+            return
+        self._thread.join(WRITE_DEADLINE_S)
+        if self._thread.is_alive():
+            raise StorageError(f"{self._folder}: a checkpoint was not written within {WRITE_DEADLINE_S:.0f} s; is the disk stuck?")
+        self._thread = None
+
+    def finish(self) -> None:
+        """Wait, and raise the error of the last save if it failed: for saves that must not be lost."""
+        self.wait()
+        if self._error is not None:
+            raise self._error
+
+    def outcomes(self) -> list[CheckpointSaved | CheckpointFailed]:
+        """Events of saves that ended since the last call."""
+        ended, self._outcomes = self._outcomes, []
+        return ended
+
+    def _stage(self, tensors: Mapping[str, Tensors]) -> None:
+        """Copy into memory of our own, made once, so that later saves pay no page faults."""
+        if not self._staged:
+            self._staged = {
+                file: {name: torch.empty(tensor.shape, dtype=torch.float32) for name, tensor in named.items()}
+                for file, named in tensors.items()
+            }
+        for file, named in tensors.items():
+            torch._foreach_copy_(list(self._staged[file].values()), [tensor.detach() for tensor in named.values()])
+
+    def _write(self, manifest: CheckpointManifest, stall_s: float) -> None:
+        started = time.monotonic()
+        step = manifest.state.step
+        path = self._folder / folder_name(step)
+        try:
+            size_bytes = write_checkpoint(path, self._staged, manifest, self._disk)
+            remove_old(self._folder, self._keep, self._disk)
+        except Exception as error:  # noqa: BLE001 - whatever it is must reach the loop as an event, not die with the thread
+            self._error = error if isinstance(error, TrainerError) else StorageError(f"{path}: not saved: {error!r}")
+            self._outcomes.append(CheckpointFailed(step=step, reason=str(self._error)))
+            return
+        self._error = None
+        write_s = time.monotonic() - started
+        self._outcomes.append(
+            CheckpointSaved(step=step, path=str(path), size_bytes=size_bytes, stall_s=stall_s, write_s=write_s)
+        )
+
+
+def write_checkpoint(path: Path, tensors: Mapping[str, Tensors], manifest: CheckpointManifest, disk: Disk = DISK) -> int:
+    """Write one checkpoint folder, whole or not at all; returns its bytes. Raises StorageError."""
+    files: dict[str, StoredFile] = {}
+    with new_folder(path, disk) as partial:
+        for name in (MODEL_FILE, OPTIMIZER_FILE):
+            writer = HashingWriter(partial / name, disk)
+            try:
+                writer.write(safetensors_header({key: tuple(tensor.shape) for key, tensor in tensors[name].items()}))
+                for tensor in tensors[name].values():
+                    writer.write(tensor.numpy().data)
+                files[name] = StoredFile(**asdict(writer.close()))
+            except BaseException:
+                writer.abandon()
+                raise
+        write_json(partial / MANIFEST, manifest.model_copy(update={"files": files}).model_dump(mode="json"), disk)
+    return sum(file.size_bytes for file in files.values())
+
+
+def remove_old(folder: Path, keep: int, disk: Disk = DISK) -> None:
+    """Remove all but the newest checkpoints, and what interrupted writes left behind.
+
+    A folder loses its name before its files, so that half of one never looks like a checkpoint.
+    """
+    for step in steps_in(folder)[:-keep]:
+        path = folder / folder_name(step)
+        disk.rename(path, partial_path(path))
+    for leftover in folder.glob(f"*{PARTIAL_SUFFIX}"):
+        disk.remove(leftover)

@@ -1,0 +1,190 @@
+"""The command line: parse, build the config, call one stage, turn errors into one line and an exit code.
+
+Human text goes to stderr, results to stdout or files. torch is imported by the stages that need it, so `--help` is quick.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import NoReturn, get_args
+
+from trainer import __version__
+from trainer.config import Config, StageName
+from trainer.config_loading import config_schema, dump_config, load_config, preset_names
+from trainer.errors import PeerLostError, Preempted, TrainerError, UsageError
+from trainer.events import Failed, Record
+from trainer.run_folder import RunFolder
+from trainer.signals import StopRequest
+from trainer.tracking.json_lines import JsonLines
+from trainer.world import World
+
+_STAGE_HELP: dict[StageName, str] = {
+    "prepare": "raw text to clean documents: read, normalise, drop duplicates, hold some out",
+    "tokenizer": "train the tokenizer; `tokenizer inspect` shows its pieces",
+    "encode": "clean documents to packed rows of tokens",
+    "pretrain": "train the model, from its newest checkpoint if there is one",
+    "evaluate": "held-out bits per byte beside unigram and bigram baselines",
+    "generate": "write text with the trained model",
+    "report": "make RUN/report.html",
+}
+
+
+def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> NoReturn:
+    """Run one command and exit."""
+    environment = os.environ if environment is None else environment
+    stop = StopRequest()
+    stop.install()
+    session_events: list[tuple[Path, str]] = []
+    try:
+        options = _parser().parse_args(arguments)
+        _command(options, World.of(environment), stop, environment, session_events)
+    except (Preempted, PeerLostError) as error:
+        _say(error)
+        sys.exit(error.exit_code)
+    except TrainerError as error:
+        for path, run in session_events:
+            _note_failure(path, run, error)
+        _say(error)
+        sys.exit(error.exit_code)
+    sys.exit(0)
+
+
+def _command(
+    options: argparse.Namespace,
+    world: World,
+    stop: StopRequest,
+    environment: Mapping[str, str],
+    session_events: list[tuple[Path, str]],
+) -> None:
+    if options.command == "config" and options.schema:
+        print(config_schema())
+        return
+    if options.command == "bench":
+        from trainer.bench.table import bench
+
+        bench(options.presets, options.seconds, as_json=options.json)
+        return
+    config = _config(options)
+    if options.command == "config":
+        print(dump_config(config), end="")
+    elif options.command == "tokenizer" and options.action == "inspect":
+        from trainer.tokens.inspecting import inspect_tokenizer
+
+        print("\n".join(inspect_tokenizer(RunFolder.of(config), options.text, options.pieces)))
+    elif options.command == "generate" and options.prompt is not None:
+        _generate(config, options.prompt)
+    else:
+        from trainer.running import Session, run_stage, run_stages
+
+        session = Session.open(config, world, stop, environment)
+        session_events.append((session.folder.events, config.hash()))
+        if options.command == "run":
+            run_stages(session)
+        else:
+            run_stage(session, options.command)
+        if options.command == "evaluate" and options.json and world.is_first:
+            print(session.folder.evaluation.read_text(encoding="utf-8"), end="")
+
+
+def _config(options: argparse.Namespace) -> Config:
+    if options.config is None and options.preset is None:
+        raise UsageError("no config: give --config FILE or --preset NAME")
+    overrides = list(options.set)
+    if options.use_wandb:
+        overrides.append("tracking.wandb.enabled=true")
+    for key in ("project", "run_name"):
+        value = getattr(options, f"wandb_{key}")
+        if value is not None:
+            overrides.append(f"tracking.wandb.{key}={json.dumps(value)}")
+    if options.command == "generate":
+        for key in ("max_tokens", "temperature", "top_p", "seed"):
+            value = getattr(options, key)
+            if value is not None:
+                overrides.append(f"generate.{key}={value}")
+    return load_config(options.config, overrides, options.preset)
+
+
+def _generate(config: Config, prompt: str) -> None:
+    """Stream one text to stdout."""
+    from trainer.inference.generation import generate_text
+    from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder
+
+    folder = RunFolder.of(config)
+    folder.check(config)
+    encoder = TextEncoder(folder.tokenizer / TOKENIZER_FILE)
+    for _, _, pieces in generate_text(config, folder, encoder, [prompt]):
+        print(prompt, end="", flush=True)
+        for piece in pieces:
+            print(piece, end="", flush=True)
+        print()
+
+
+def _note_failure(events: Path, run: str, error: TrainerError) -> None:
+    """Tell the failure to whoever watches the run folder; the disk may be what fails."""
+    event = Failed(kind=type(error).__name__, exit_code=error.exit_code, reason=str(error))
+    try:
+        with closing(JsonLines(events)) as sink:
+            sink.write(Record(time.time(), run, event))
+    except (OSError, TrainerError) as trouble:
+        print(f"trainer: {events}: {trouble}", file=sys.stderr)
+
+
+def _say(error: TrainerError) -> None:
+    print(f"trainer: {error}", file=sys.stderr, flush=True)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Ends with one line on stderr and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(UsageError.exit_code)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="trainer", description="From raw text to a GPT. One config file describes a run.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    shared = _shared_options()
+    run_help = "do the config's stages in turn; what is done is skipped"
+    commands.add_parser("run", parents=[shared], help=run_help, description=run_help)
+    for stage in get_args(StageName):
+        command = commands.add_parser(stage, parents=[shared], help=_STAGE_HELP[stage], description=_STAGE_HELP[stage])
+        if stage == "tokenizer":
+            command.add_argument("action", nargs="?", choices=("train", "inspect"), default="train")
+            command.add_argument("--text", help="with inspect: show how this text is cut")
+            command.add_argument("--pieces", type=int, default=40, metavar="N", help="with inspect: pieces to show")
+        elif stage == "evaluate":
+            command.add_argument("--json", action="store_true", help="print the figures as JSON to stdout")
+        elif stage == "generate":
+            command.add_argument("--prompt", help="continue this text, streamed to stdout; without it: the config's prompts")
+            for name, kind in (("max_tokens", int), ("temperature", float), ("top_p", float), ("seed", int)):
+                command.add_argument(f"--{name}", type=kind, help=f"generate.{name} of the config")
+    config_help = "print the resolved config, or the schema of configs"
+    command = commands.add_parser("config", parents=[shared], help=config_help, description=config_help)
+    command.add_argument("--show", action="store_true", help="print the resolved config as YAML (the default)")
+    command.add_argument("--schema", action="store_true", help="print the JSON schema")
+    bench_help = "measure speed on this machine beside a plain loop"
+    command = commands.add_parser("bench", help=bench_help, description=bench_help)
+    command.add_argument("--presets", nargs="+", default=["tiny", "minimind-26m"], choices=preset_names(), metavar="NAME")
+    command.add_argument("--seconds", type=float, default=60.0, help="time for each preset's pairs, in s")
+    command.add_argument("--json", action="store_true", help="print JSON to stdout instead of a table")
+    return parser
+
+
+def _shared_options() -> argparse.ArgumentParser:
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--config", type=Path, metavar="FILE", help="a trainer config, or a run file with a trainer section")
+    shared.add_argument("--preset", metavar="NAME", help=f"build on a preset: {', '.join(preset_names())}")
+    shared.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. pretrain.epochs=2")
+    shared.add_argument("--use_wandb", action="store_true", help="send events to Weights & Biases")
+    shared.add_argument("--wandb_project", metavar="NAME", help="wandb project")
+    shared.add_argument("--wandb_run_name", metavar="NAME", help="wandb run name")
+    # deepspeed's launcher appends it; the environment says the same
+    shared.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
+    return shared

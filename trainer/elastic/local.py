@@ -1,0 +1,117 @@
+"""Training processes on this machine under torchrun: started, watched, stopped, and their end turned into one outcome."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from trainer.config import KillSpec, LaunchSection
+from trainer.errors import BudgetError, TrainerError
+from trainer.events import Failed, RankKilled, StepsDone, TrainingStarted, read_events
+from trainer.tracking.hub import Tracker
+
+POLL_S = 0.2
+STOP_DEADLINE_S = 60.0
+"""Processes that were asked to stop get this long to save."""
+
+DISABLE_SHARED_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
+"""Set to 1, or an agent that joins or replaces another hangs: torch's rank 0 keeps the store address of the first round and
+never announces it in the next (torch/distributed/elastic/rendezvous/dynamic_rendezvous.py; pytorch/pytorch#111646 is a relative)."""
+
+
+def elastic_environment(environment: Mapping[str, str], threads: int) -> dict[str, str]:
+    """The environment in which torchrun has to start."""
+    return {"OMP_NUM_THREADS": str(threads), **environment, DISABLE_SHARED_STORE: "1"}
+
+
+def torchrun_command(launch: LaunchSection, arguments: Sequence[str]) -> list[str]:
+    """The command that starts the trainer's processes on this machine, with a rendezvous on a free port."""
+    return [
+        sys.executable, "-m", "torch.distributed.run",
+        "--nnodes", "1", "--nproc-per-node", str(launch.processes), "--max-restarts", str(launch.max_restarts),
+        "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0",
+        "-m", "trainer", *arguments,
+    ]  # fmt: skip
+
+
+class LocalRun:
+    """One torchrun on this machine."""
+
+    def __init__(self, launch: LaunchSection, arguments: Sequence[str], events: Path, tracker: Tracker) -> None:
+        self._launch = launch
+        self._arguments = arguments
+        self._events = events
+        self._tracker = tracker
+        self._offset = events.stat().st_size if events.exists() else 0
+        self._pids: list[int] = []
+        self._to_kill: list[KillSpec] = list(launch.kill)
+        self._failure: dict[str, Any] | None = None
+
+    def run(self, environment: Mapping[str, str]) -> None:
+        """Until training is over. Raises the error that the processes ended with; a signal to us stops them, saved."""
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        threads = self._launch.threads_per_process or max(1, cores // self._launch.processes)
+        command = torchrun_command(self._launch, self._arguments)
+        process = subprocess.Popen(command, env=elastic_environment(environment, threads), start_new_session=True)
+        try:
+            while process.poll() is None:
+                time.sleep(POLL_S)
+                self._watch()
+                if self._failure is not None:
+                    break
+            self._watch()
+        finally:
+            self._stop(process)
+        self._raise_failure(process.returncode)
+
+    def _watch(self) -> None:
+        """Look at what the processes told since the last look; carry out planned faults."""
+        for offset, record in read_events(self._events, self._offset):
+            self._offset = offset
+            name = record.get("event")
+            if name == TrainingStarted.name():
+                self._pids = record["pids"]
+            elif name == Failed.name():
+                self._failure = record
+            elif name == StepsDone.name():
+                self._kill_if_due(record["step"])
+
+    def _kill_if_due(self, step: int) -> None:
+        for kill in [kill for kill in self._to_kill if kill.at_step <= step]:
+            self._to_kill.remove(kill)
+            pid = self._pids[kill.rank]
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            self._tracker.emit(RankKilled(step=step, rank=kill.rank, pid=pid))
+
+    def _stop(self, process: "subprocess.Popen[bytes]") -> None:
+        """Ask torchrun and its processes to save and end; after the deadline, kill them."""
+        if process.poll() is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(STOP_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait(STOP_DEADLINE_S)
+
+    def _raise_failure(self, returncode: int) -> None:
+        if self._failure is not None:
+            raise _error_of(self._failure)
+        if returncode != 0:
+            raise BudgetError(
+                f"training ended with code {returncode} after at most {self._launch.max_restarts} restarts; the processes' own "
+                "words stand above; start the same command again to go on from the last checkpoint"
+            )
+
+
+def _error_of(failure: Mapping[str, Any]) -> TrainerError:
+    """The error that a training process told before it ended."""
+    kinds = {kind.__name__: kind for kind in TrainerError.__subclasses__()}
+    kind = kinds.get(failure["kind"], TrainerError)
+    return kind(failure["reason"])

@@ -1,0 +1,1 @@
+"""Using a trained model: loading it, writing text with it."""

@@ -1,0 +1,100 @@
+"""The folders of one run, and the rule that no two runs share one.
+
+    RUN/config.yaml  events.jsonl  checkpoints/  sample_log/  evaluation.json  generated.json  report.html  DONE
+    DATA/corpus/  tokenizer/  tokens/           DATA is RUN unless the config names another
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.config import Config
+from trainer.config_loading import dump_config, load_config
+from trainer.errors import ConfigError, RunFolderError
+from trainer.files import locked, write_file
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where a run keeps what."""
+
+    path: Path
+    data: Path
+
+    @staticmethod
+    def of(config: Config) -> "RunFolder":
+        """The folders that a config names; nothing is touched."""
+        return RunFolder(config.run_folder, config.data_folder)
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation.json"
+
+    @property
+    def generated(self) -> Path:
+        return self.path / "generated.json"
+
+    @property
+    def done(self) -> Path:
+        return self.path / "DONE"
+
+    @property
+    def corpus(self) -> Path:
+        return self.data / "corpus"
+
+    @property
+    def tokenizer(self) -> Path:
+        return self.data / "tokenizer"
+
+    @property
+    def tokens(self) -> Path:
+        return self.data / "tokens"
+
+    def claim(self, config: Config) -> None:
+        """Make the folder this run's own, or find that it is. Raises RunFolderError naming the fields that differ."""
+        self.check(config)
+        text = dump_config(config)
+        if not self.config.exists() or self.config.read_text(encoding="utf-8") != text:
+            write_file(self.config, text.encode())
+
+    def check(self, config: Config) -> None:
+        """Raises RunFolderError if another run, one with another identity, lives here. Writes nothing."""
+        if not self.config.exists():
+            return
+        try:
+            other = load_config(self.config)
+        except ConfigError as error:
+            raise RunFolderError(f"{self.config}: of another version, or damaged ({error}); choose another run_dir") from None
+        differing = _differences(other.identity(), config.identity())
+        if differing:
+            raise RunFolderError(
+                f"{self.path}: holds another run; it differs in {', '.join(differing[:5])}; choose another run_dir or name, "
+                "or remove this folder"
+            )
+
+    @contextmanager
+    def working(self, owner: str) -> Iterator[None]:
+        """Keep other processes from training in this folder while the block runs. Raises RunFolderError."""
+        with locked(self.path / "lock", owner):
+            yield
+
+
+def _differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        keys = sorted(ours.keys() | theirs.keys())
+        return [name for key in keys for name in _differences(ours.get(key), theirs.get(key), f"{path}.{key}".lstrip("."))]
+    return [] if ours == theirs else [f"{path} ({ours} there, {theirs} here)"]

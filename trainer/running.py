@@ -1,0 +1,192 @@
+"""The stages as a person starts them: alone, or as `run` does them in turn, skipping what is done.
+
+Only pretraining uses several processes; the other stages are the first process's work, and the others wait for its result.
+Stages that need torch import it when they start: preparing text does not.
+"""
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoint.format import steps_in
+from trainer.config import Config, StageName
+from trainer.corpus.preparing import prepare
+from trainer.elastic.local import LocalRun
+from trainer.errors import BudgetError
+from trainer.events import Generated, OrderChecked, StageFinished, StageStarted
+from trainer.files import write_file, write_json
+from trainer.run_folder import RunFolder
+from trainer.signals import StopRequest
+from trainer.tokens.encoding import encode_corpus, make_tokenizer, measure_by_source
+from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder
+from trainer.tracking.hub import Tracker
+from trainer.tracking.progress import byte_progress
+from trainer.tracking.report import write_report
+from trainer.tracking.sinks import make_tracker
+from trainer.world import World
+
+WAIT_DEADLINE_S = 6 * 3600.0
+"""The other processes wait this long for the first one to prepare data."""
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a stage works with."""
+
+    config: Config
+    folder: RunFolder
+    world: World
+    stop: StopRequest
+    environment: Mapping[str, str]
+
+    @staticmethod
+    def open(config: Config, world: World, stop: StopRequest, environment: Mapping[str, str]) -> "Session":
+        """Claim the run folder. Raises RunFolderError if another run lives there."""
+        folder = RunFolder.of(config)
+        if world.is_first:
+            folder.claim(config)
+        else:
+            folder.check(config)
+        return Session(config, folder, world, stop, environment)
+
+
+def run_stages(session: Session) -> None:
+    """The config's stages in turn; pretraining starts its own processes if the config asks for several."""
+    for stage in session.config.stages:
+        launch = session.config.launch
+        if stage == "pretrain" and launch.processes > 1 and session.world.size == 1 and not session.folder.done.exists():
+            with closing(make_tracker(session.config, session.folder, session.world, "prepare")) as tracker:
+                arguments = ["pretrain", "--config", str(session.folder.config)]
+                LocalRun(launch, arguments, session.folder.events, tracker).run(session.environment)
+        else:
+            run_stage(session, stage)
+
+
+def run_stage(session: Session, stage: StageName) -> None:
+    """One stage, or the finding that it is done."""
+    act, result = _stages(session.folder)[stage]
+    if stage != "pretrain" and not session.world.is_first:
+        if result is not None:
+            _wait_for(result, stage)
+        return
+    with closing(make_tracker(session.config, session.folder, session.world, stage)) as tracker:
+        tracker.emit(StageStarted(stage=stage))
+        started = time.monotonic()
+        summary, made = act(session, tracker)
+        duration_s = time.monotonic() - started
+        tracker.emit(StageFinished(stage=stage, skipped=not made, duration_s=duration_s, summary=summary))
+
+
+Act = Callable[[Session, Tracker], tuple[Summary, bool]]
+"""Does a stage; returns what to tell of it, and whether it was done now."""
+
+
+def _stages(folder: RunFolder) -> dict[StageName, tuple[Act, Path | None]]:
+    """What does each stage, and the folder whose presence tells other processes that it is done."""
+    return {
+        "prepare": (_prepare, folder.corpus),
+        "tokenizer": (_tokenizer, folder.tokenizer),
+        "encode": (_encode, folder.tokens),
+        "pretrain": (_pretrain, None),
+        "evaluate": (_evaluate, None),
+        "generate": (_generate, None),
+        "report": (_report, None),
+    }
+
+
+def _wait_for(result: Path, stage: StageName) -> None:
+    deadline = time.monotonic() + WAIT_DEADLINE_S
+    while not result.exists():
+        if time.monotonic() > deadline:
+            raise BudgetError(f"{stage}: {result} did not appear within {WAIT_DEADLINE_S:.0f} s; is the first process gone?")
+        time.sleep(0.2)
+
+
+def _prepare(session: Session, _tracker: Tracker) -> tuple[Summary, bool]:
+    manifest, made = prepare(session.config.corpus, session.folder.corpus)
+    names = ("kept", "held_out", "duplicate", "too_short", "bad")
+    summary: Summary = {name: sum(counts[name] for counts in manifest.counts.values()) for name in names}
+    return summary | {"text_mb": round(sum(part.text_bytes for part in manifest.parts) / 1e6, 1)}, made
+
+
+def _tokenizer(session: Session, _tracker: Tracker) -> tuple[Summary, bool]:
+    config, folder = session.config, session.folder
+    encoder, made = make_tokenizer(config.tokenizer, config.model.vocab_size, folder.corpus, folder.tokenizer)
+    bytes_per_token = measure_by_source(folder.corpus, encoder)
+    summary: Summary = {"ids": encoder.vocab_size}
+    return summary | {f"bytes_per_token:{name}": round(value, 2) for name, value in bytes_per_token.items()}, made
+
+
+def _encode(session: Session, _tracker: Tracker) -> tuple[Summary, bool]:
+    config, folder = session.config, session.folder
+    with byte_progress("encode") as progress:
+        manifest, made = encode_corpus(
+            config.tokens, config.model.vocab_size, folder.corpus, folder.tokenizer, folder.tokens, progress
+        )
+    train = manifest.splits["train"]
+    return {"tokens": train.tokens, "rows": train.rows, "padding": f"{1 - train.utilisation:.2%}"}, made
+
+
+def _pretrain(session: Session, tracker: Tracker) -> tuple[Summary, bool]:
+    config, folder = session.config, session.folder
+    if folder.done.exists():
+        return {"run": folder.done.read_text(encoding="utf-8").strip()[:12]}, False
+    from trainer.training.pretrain import pretrain
+    from trainer.training.sample_log import check_order
+
+    state, order = pretrain(config, folder, session.world, tracker, session.stop)
+    if not session.world.is_first:
+        return {}, True
+    if config.pretrain.sample_log:
+        checked = check_order(folder.path, order, state.step)
+        tracker.emit(OrderChecked(step=state.step, **asdict(checked)))
+    if state.step == order.num_steps:
+        write_file(folder.done, f"{config.hash()}\n".encode())
+    return {"steps": state.step, "tokens": state.tokens_seen}, True
+
+
+def _evaluate(session: Session, tracker: Tracker) -> tuple[Summary, bool]:
+    if _is_of_newest(session, session.folder.evaluation):
+        return {}, False
+    from trainer.evaluation.evaluating import evaluate
+
+    evaluated = evaluate(session.config, session.folder, tracker)
+    return {name: round(values["all"], 4) for name, values in evaluated.bits_per_byte.items()}, True
+
+
+def _generate(session: Session, tracker: Tracker) -> tuple[Summary, bool]:
+    config, folder = session.config, session.folder
+    if _is_of_newest(session, folder.generated):
+        return {}, False
+    from trainer.inference.generation import generate_text
+
+    encoder = TextEncoder(folder.tokenizer / TOKENIZER_FILE)
+    texts = []
+    for step, prompt, pieces in generate_text(config, folder, encoder, config.generate.prompts):
+        started, text = time.monotonic(), "".join(pieces)
+        speed = len(encoder.encode(text)) / (time.monotonic() - started)
+        texts.append(Generated(step=step, prompt=prompt, text=text, tokens_per_s=speed))
+        tracker.emit(texts[-1])
+    values = [{"prompt": each.prompt, "text": each.text} for each in texts]
+    write_json(folder.generated, {"step": steps_in(folder.checkpoints)[-1], "run": config.hash(), "texts": values})
+    return {"texts": len(texts)}, True
+
+
+def _report(session: Session, _tracker: Tracker) -> tuple[Summary, bool]:
+    return {"file": str(write_report(session.folder.path))}, True
+
+
+def _is_of_newest(session: Session, file: Path) -> bool:
+    """Whether a stage's result was made from the newest checkpoint of this run."""
+    steps = steps_in(session.folder.checkpoints)
+    try:
+        result = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    return bool(steps) and result.get("step") == steps[-1] and result.get("run") == session.config.hash()

@@ -1,0 +1,33 @@
+"""What `trainer tokenizer inspect` shows: readable pieces, and bytes per token by source."""
+
+from trainer.run_folder import RunFolder
+from trainer.tokens.encoding import measure_by_source
+from trainer.tokens.tokenizer import NUM_SPECIAL_TOKENS, SPECIAL_TOKENS, TOKENIZER_FILE, TextEncoder, readable
+
+_SAMPLES = ("The quick brown fox jumps over the lazy dog.", "for i in range(10):\n    print(i)", "床前明月光,疑是地上霜。")
+
+
+def inspect_tokenizer(folder: RunFolder, text: str | None, num_pieces: int) -> list[str]:
+    """Lines for a person. Blanks are shown as ␣, line ends as ⏎, bytes that are no whole character as hexadecimal."""
+    encoder = TextEncoder(folder.tokenizer / TOKENIZER_FILE)
+    if text is not None:
+        return _cut(encoder, text)
+    lines = [f"{encoder.file}: {encoder.vocab_size} ids, sha256 {encoder.sha256[:12]}"]
+    specials = ", ".join(f"{number} {name}" for number, name in enumerate(SPECIAL_TOKENS[:3]))
+    lines.append(f"special: {specials}, ... {NUM_SPECIAL_TOKENS} in all; then 256 bytes")
+    first = NUM_SPECIAL_TOKENS + 256
+    if encoder.vocab_size > first:
+        chosen = {first + (encoder.vocab_size - 1 - first) * n // max(1, num_pieces - 1) for n in range(num_pieces)}
+        lines.append("learned: " + "  ".join(f"{each} {readable(encoder.decode_bytes([each]))}" for each in sorted(chosen)))
+    if folder.corpus.exists():
+        for name, value in measure_by_source(folder.corpus, encoder).items():
+            lines.append(f"{name:24} {value:.2f} bytes per token, held out")
+    for sample in _SAMPLES:
+        lines += _cut(encoder, sample)
+    return lines
+
+
+def _cut(encoder: TextEncoder, text: str) -> list[str]:
+    ids = encoder.encode(text)
+    pieces = "|".join(readable(encoder.decode_bytes([each])) for each in ids)
+    return [f"{len(text)} characters, {len(text.encode())} bytes, {len(ids)} tokens: {pieces}"]

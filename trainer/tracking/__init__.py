@@ -1,0 +1,1 @@
+"""Sinks for events: JSON lines, terminal, wandb, report."""

@@ -1,0 +1,48 @@
+"""One stream of events to several sinks; a sink that fails is counted and dropped, training goes on."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Protocol
+
+from trainer.events import Event, Record, SinkFailed
+
+
+class Sink(Protocol):
+    """A reader of events."""
+
+    name: str
+
+    def write(self, record: Record) -> None:
+        """Take in one event."""
+        ...
+
+    def close(self) -> None:
+        """No more events will come."""
+        ...
+
+
+class Tracker:
+    """Hands each event to every sink that still works. Without sinks it is a process that keeps silent."""
+
+    def __init__(self, run: str, sinks: Sequence[Sink] = ()) -> None:
+        self._run = run
+        self._sinks = list(sinks)
+
+    def emit(self, event: Event, step: int | None = None) -> None:
+        """Tell an event, at `step` if it does not say so itself."""
+        record = Record(time.time(), self._run, event if step is None else replace(event, step=step))
+        for sink in list(self._sinks):
+            self._guard(sink, lambda sink=sink: sink.write(record))  # type: ignore[misc]
+
+    def close(self) -> None:
+        """Let every sink finish."""
+        for sink in list(self._sinks):
+            self._guard(sink, sink.close)
+
+    def _guard(self, sink: Sink, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:  # noqa: BLE001 - a sink may fail in any way; it becomes an event for the others
+            self._sinks.remove(sink)
+            self.emit(SinkFailed(sink=sink.name, reason=f"{type(error).__name__}: {error}"))

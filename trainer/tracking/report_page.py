@@ -1,0 +1,376 @@
+"""The report's page: a `RunStory` becomes one HTML text that loads nothing, with styles and script inside.
+
+The content security policy allows this page's own style and script, by their hash, and nothing else.
+"""
+
+import base64
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from importlib import resources
+
+from trainer.events import CheckpointDamaged, CheckpointFailed, StepsDone
+from trainer.tracking import units
+from trainer.tracking.markup import Markup, element
+from trainer.tracking.plot import Axis, Marker, Series, Size, bar_chart, line_chart
+from trainer.tracking.report_timeline import Row, timeline
+from trainer.tracking.run_story import RunStory, percentile
+
+_STEP = Axis("optimizer step", zero=True)
+_WIDE = Size(width=1000.0, height=300.0)
+_ALL = "all"
+"""The key of `evaluated` that holds the figure over all sources."""
+
+
+def render_page(story: RunStory) -> str:
+    """The whole page. Each section says so plainly where the run has nothing for it yet."""
+    style, script = _asset("report.css"), _asset("report.js")
+    policy = (
+        f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    # `link rel=icon` keeps browsers from asking a server for /favicon.ico, which the policy would then refuse aloud
+    head = element(
+        "head",
+        Markup('<meta charset="utf-8">'),
+        Markup(f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
+        Markup('<meta name="viewport" content="width=device-width, initial-scale=1">'),
+        Markup('<meta name="color-scheme" content="light dark">'),
+        Markup('<link rel="icon" href="data:,">'),
+        element("title", f"{story.name}: run report"),
+        element("style", style),
+    )
+    sections = (_headline, _learning, _speed, _evaluation, _samples, _happenings, _checkpoints, _config)
+    content = element("main", *(section(story) for section in sections))
+    body = element("body", _title(story), content, _footer(story), element("script", script))
+    return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
+
+
+def _asset(name: str) -> Markup:
+    return Markup((resources.files("trainer") / "tracking" / name).read_text(encoding="utf-8"))
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _section(heading: str, *content: str) -> Markup:
+    key = heading.lower().replace(" ", "-")
+    return element("section", element("h2", heading, id=key), *content, aria_labelledby=key)
+
+
+def _missing(text: str) -> Markup:
+    return element("p", text, class_="missing")
+
+
+def _figure(heading: str, *content: str, class_: str | None = None) -> Markup:
+    return element("figure", element("figcaption", heading), *content, class_=class_)
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], class_: str) -> Markup:
+    header = element("tr", *(element("th", text, scope="col") for text in head))
+    body = (
+        element("tr", element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:])) for row in rows
+    )
+    table = element("table", element("thead", header), element("tbody", *body), class_=class_)
+    return element("div", table, class_="scroll")
+
+
+def _clock(time_s: float) -> str:
+    try:
+        return datetime.fromtimestamp(time_s, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (OverflowError, ValueError, OSError):
+        return f"{time_s:.0f} s after 1970"
+
+
+# Title and headline figures
+
+
+def _title(story: RunStory) -> Markup:
+    facts = []
+    if story.starts:
+        last = story.starts[-1]
+        processes = "1 process" if last.world_size == 1 else f"{last.world_size} processes"
+        facts = [f"{processes} on {last.device}", last.precision, f"torch {last.torch_version}"]
+    if story.records:
+        facts.append(f"run {story.records[-1].run[:12]}")
+    return element(
+        "header",
+        element("p", "Run report", class_="eyebrow"),
+        element("h1", story.name, " ", element("span", story.state, class_=f"state {story.state.replace(' ', '-')}")),
+        element("p", _state_note(story), class_="note"),
+        element("ul", *(element("li", fact) for fact in facts), class_="facts") if facts else "",
+    )
+
+
+def _state_note(story: RunStory) -> str:
+    if not story.records:
+        return "No events yet: nothing has happened in this run."
+    last = _clock(story.records[-1].time)
+    at = f" at step {story.steps[-1].step:,}" if story.steps and story.steps[-1].step is not None else ""
+    if story.state == "finished":
+        return f"Training is complete{at}. Last event: {last}."
+    if story.state == "stopped":
+        return f"Training was stopped{at} and its state is saved; starting it again continues it. Last event: {last}."
+    if story.state == "running":
+        return f"Training has no recorded end{at}: it goes on, or was cut off after its last event, {last}."
+    return f"Training has not started yet. Last event: {last}."
+
+
+def _headline(story: RunStory) -> Markup:
+    cards = [_quality_card(story), *_size_cards(story), *_time_cards(story), _order_card(story)]
+    return element("section", element("dl", *cards, class_="cards"), aria_label="Headline figures")
+
+
+def _card(label: str, value: str | None, note: str = "", tone: str = "") -> Markup:
+    shown = element("dd", value if value is not None else "\u2013", class_="value")
+    under = element("dd", note, class_=f"under {tone}".rstrip()) if note else ""
+    return element("div", element("dt", label), shown, under)
+
+
+def _quality_card(story: RunStory) -> Markup:
+    label = "Held-out bits per byte"
+    if story.evaluated is not None and _ALL in (figures := story.evaluated.bits_per_byte).get("model", {}):
+        model = figures["model"][_ALL]
+        bigram = figures.get("bigram", {}).get(_ALL)
+        if bigram is None:
+            return _card(label, f"{model:.3f}")
+        return _card(label, f"{model:.3f}", _compared(model, bigram), "good" if model < bigram else "bad")
+    if story.validations:
+        last = story.validations[-1]
+        return _card(label, f"{last.bits_per_byte:.3f}", f"validation at step {last.step:,}; not evaluated yet")
+    return _card(label, None, "not evaluated yet")
+
+
+def _compared(model: float, bigram: float) -> str:
+    if not (math.isfinite(model) and math.isfinite(bigram) and bigram > 0):
+        return f"bigram baseline {bigram:.3f}"
+    change = model / bigram - 1
+    return f"{units.share(abs(change), 0)} {'below' if change < 0 else 'above'} the bigram baseline, {bigram:.3f}"
+
+
+def _size_cards(story: RunStory) -> list[Markup]:
+    start = story.starts[-1] if story.starts else None
+    last = story.steps[-1] if story.steps else None
+    parameters = None if start is None else units.count(start.num_parameters)
+    seen = None if last is None else units.count(last.tokens_seen)
+    return [
+        _card("Parameters", parameters, "" if start is None else units.exact(start.num_parameters)),
+        _card("Tokens seen", seen, "" if last is None else f"{last.epoch:.2f} epochs"),
+    ]
+
+
+def _time_cards(story: RunStory) -> list[Markup]:
+    speeds = [event.tokens_per_s for event in story.steps if math.isfinite(event.tokens_per_s)]
+    shares = [event.mfu for event in story.steps if event.mfu is not None and math.isfinite(event.mfu)]
+    mfu = f", MFU {units.share(percentile(shares, 0.5))}" if shares else ""
+    speed = units.count(percentile(speeds, 0.5)) if speeds else None
+    training = units.duration(story.training_s) if story.starts else None
+    kills = f"{units.plural(len(story.kills), 'planned kill')}" if story.kills else ""
+    return [
+        _card("Tokens per second", speed, f"median{mfu}" if speeds else ""),
+        _card("Wall time", training, f"in training; {units.duration(story.span_s)} from first to last event"),
+        _card("Restarts", f"{story.num_restarts:,}" if story.starts else None, kills),
+    ]
+
+
+def _order_card(story: RunStory) -> Markup:
+    order = story.order
+    if order is None:
+        return _card("Order check", None, "not made")
+    exact = order.repeated == 0 and order.skipped == 0
+    note = f"{order.repeated:,} repeated, {order.skipped:,} skipped"
+    return _card("Order check", units.plural(order.samples, "sample"), note, "good" if exact else "bad")
+
+
+# Curves
+
+
+def _learning(story: RunStory) -> Markup:
+    if not story.steps and not story.validations:
+        return _section("Learning", _missing("No step has been finished yet."))
+    loss = [Series("training loss", _points(story.steps, lambda event: event.loss))]
+    axis = Axis("nats per token", "nats")
+    markers = _markers(story)
+    # One drawing for wide windows, one for phones: a single one would have unreadable letters on one of them
+    wide = line_chart("Training loss", loss, _STEP, axis, markers, _WIDE)
+    narrow = line_chart("Training loss", loss, _STEP, axis, markers, Size(height=240.0))
+    charts = [
+        _validation_figure(story),
+        _curve(story.steps, "Learning rate", Axis("per step", zero=True), lambda event: event.lr),
+        _curve(story.steps, "Gradient norm", Axis("L2 norm before clipping"), lambda event: event.grad_norm),
+    ]
+    return _section(
+        "Learning",
+        _figure("Loss", wide, class_="wide-only"),
+        _figure("Loss", narrow, class_="narrow-only"),
+        element("div", *charts, class_="thirds"),
+    )
+
+
+def _speed(story: RunStory) -> Markup:
+    if not story.steps:
+        return _section("Speed", _missing("No step has been finished yet."))
+    steps = story.steps
+    charts = [
+        _curve(
+            steps, "Tokens per second", Axis("tokens/s, all processes", "tokens/s", zero=True), lambda e: e.tokens_per_s
+        ),
+        _curve(steps, "Waiting for data", Axis("% of step time", "%", zero=True), lambda e: 100 * e.data_wait_share),
+    ]
+    if any(event.mfu is not None for event in steps):
+        axis = Axis("% of this machine's peak", "%", zero=True)
+        charts.append(_curve(steps, "Model FLOPs utilisation", axis, _mfu_percent))
+    return _section("Speed", element("div", *charts, class_="thirds"))
+
+
+def _mfu_percent(event: StepsDone) -> float:
+    return math.nan if event.mfu is None else 100 * event.mfu
+
+
+def _points(steps: Sequence[StepsDone], value: Callable[[StepsDone], float]) -> list[tuple[float, float]]:
+    return [(event.step, value(event)) for event in steps if event.step is not None]
+
+
+def _curve(steps: Sequence[StepsDone], heading: str, axis: Axis, value: Callable[[StepsDone], float]) -> Markup:
+    points = _points(steps, value)
+    positive = [y for _, y in points if math.isfinite(y) and y > 0]
+    # A gradient norm falls by powers of ten; what starts at zero is a share or a rate, read on a linear axis
+    log = not axis.zero and bool(positive) and max(positive) > 30 * min(positive)
+    axis = Axis(axis.title, axis.unit, log=log, zero=axis.zero)
+    return _figure(heading, line_chart(heading, [Series(heading.lower(), points)], _STEP, axis))
+
+
+def _validation_figure(story: RunStory) -> Markup:
+    sources = sorted({source for event in story.validations for source in event.by_source})
+    told = [event for event in story.validations if event.step is not None]
+    series = [Series("all sources", [(event.step or 0, event.bits_per_byte) for event in told])]
+    if len(sources) > 1:
+        for source in sources:
+            series.append(Series(source, [(e.step or 0, e.by_source.get(source, math.nan)) for e in told]))
+    heading = "Validation by source" if len(sources) > 1 else "Validation"
+    return _figure(heading, line_chart(heading, series, _STEP, Axis("bits per byte, held-out text", "bits per byte")))
+
+
+def _markers(story: RunStory) -> list[Marker]:
+    """Kills, stops and returns, where they happened; a return that changed the number of processes says so."""
+    markers = [Marker(kill.step, f"rank {kill.rank} killed", "fault") for kill in story.kills if kill.step is not None]
+    markers += [
+        Marker(stop.step, f"stopped by {stop.signal}", "fault") for stop in story.stops if stop.step is not None
+    ]
+    for before, start in zip(story.starts, story.starts[1:], strict=False):
+        label = f"resumed from {start.step or 0:,}"
+        if before.world_size != start.world_size:
+            label += f" with {start.world_size} of {before.world_size} processes"
+        markers.append(Marker(start.step or 0, label))
+    return markers
+
+
+# Evaluation and samples
+
+
+def _evaluation(story: RunStory) -> Markup:
+    if story.evaluated is None or not story.evaluated.bits_per_byte:
+        return _section("Evaluation", _missing("Not evaluated yet; `trainer evaluate` does it."))
+    figures = story.evaluated.bits_per_byte
+    names = list(figures)
+    sources = list(dict.fromkeys(source for by_source in figures.values() for source in by_source))
+    sources.sort(key=lambda source: source == _ALL)
+    values = {name: [figures[name].get(source, math.nan) for source in sources] for name in names}
+    labels = ["all sources" if source == _ALL else source for source in sources]
+    rows = []
+    for index, label in enumerate(labels):
+        cells = [f"{values[name][index]:.3f}" if math.isfinite(values[name][index]) else "\u2013" for name in names]
+        rows.append([label, *cells, *_against_bigram(values, index)])
+    head = ["Source", *names, *(["vs bigram"] if _comparable(values) else [])]
+    note = element("p", "Bits per byte of held-out text, all on the same rows; lower is better.", class_="note")
+    bars = bar_chart("Bits per byte by source", labels, [(name, values[name]) for name in names])
+    return _section(
+        "Evaluation", note, element("div", _table(head, rows, "figures"), _figure("Compared", bars), class_="halves")
+    )
+
+
+def _comparable(values: dict[str, list[float]]) -> bool:
+    return "model" in values and "bigram" in values
+
+
+def _against_bigram(values: dict[str, list[float]], index: int) -> list[str]:
+    if not _comparable(values):
+        return []
+    model, bigram = values["model"][index], values["bigram"][index]
+    if not (math.isfinite(model) and math.isfinite(bigram) and bigram > 0):
+        return ["\u2013"]
+    return [f"{100 * (model / bigram - 1):+.0f}\u00a0%".replace("-", "\u2212")]
+
+
+def _samples(story: RunStory) -> Markup:
+    if not story.samples:
+        return _section("Samples", _missing("No text has been generated yet; `trainer generate` does it."))
+    note = element("p", "Written by the model; the prompt that it was given is marked.", class_="note")
+    figures = []
+    for sample in story.samples:
+        prompt = (
+            element("mark", sample.prompt) if sample.prompt else element("mark", "new document", class_="no-prompt")
+        )
+        text = element("blockquote", prompt, sample.text.removeprefix(sample.prompt), dir="auto")
+        speed = element("figcaption", f"{units.count(sample.tokens_per_s)} tokens/s")
+        figures.append(element("figure", text, speed, class_="sample"))
+    return _section("Samples", note, *figures)
+
+
+# What happened
+
+
+def _happenings(story: RunStory) -> Markup:
+    if not story.records:
+        return _section("What happened", _missing("Nothing yet."))
+    began = f"Times count from the first event, {_clock(story.records[0].time)}."
+    head = element("tr", *(element("th", text, scope="col") for text in ("Time", "Step", "Event")))
+    body = element("tbody", *(_happening(row) for row in timeline(story.records)))
+    table = element("table", element("thead", head), body, class_="timeline")
+    return _section("What happened", element("p", began, class_="note"), element("div", table, class_="scroll"))
+
+
+def _happening(row: Row) -> Markup:
+    detail = element("span", row.detail, class_="detail") if row.detail else ""
+    event = element("td", element("span", row.what, class_=f"what {row.tone}"), detail)
+    return element("tr", element("td", _elapsed(row.since_start_s)), element("td", row.steps), event)
+
+
+def _elapsed(value_s: float) -> str:
+    minutes, seconds = divmod(round(max(0.0, value_s)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def _checkpoints(story: RunStory) -> Markup:
+    failed = sum(isinstance(record.event, CheckpointFailed) for record in story.records)
+    damaged = sum(isinstance(record.event, CheckpointDamaged) for record in story.records)
+    faults = f"{failed:,} could not be written, {damaged:,} passed over as damaged."
+    if not story.saves:
+        return _section("Checkpoints", _missing(f"None saved yet; {faults}"))
+    last = story.saves[-1]
+    rows = []
+    measures = (("The step loop waited", "stall_s"), ("Writing took", "write_s"))
+    for label, field in measures:
+        values = [getattr(save, field) for save in story.saves]
+        rows.append([label, *(units.duration(percentile(values, share)) for share in (0.5, 0.99, 1.0))])
+    what = f"{len(story.saves):,} saved, the last one {units.size(last.size_bytes)} at {last.path}; {faults}"
+    return _section(
+        "Checkpoints", element("p", what, class_="note"), _table(("", "p50", "p99", "longest"), rows, "figures")
+    )
+
+
+def _config(story: RunStory) -> Markup:
+    if story.config_text is None:
+        return _section("Config", _missing("The run folder holds no config.yaml."))
+    lines = element("pre", story.config_text, tabindex="0")
+    return _section("Config", element("details", element("summary", "Show the resolved config"), lines))
+
+
+def _footer(story: RunStory) -> Markup:
+    text = f"Made from {units.plural(len(story.records), 'event')} of events.jsonl."
+    if story.num_unknown:
+        text += f" {units.plural(story.num_unknown, 'line')} passed over: of a kind that this version does not know."
+    return element("footer", element("p", text))

@@ -1,0 +1,161 @@
+"""Events for a person: a progress bar where one looks, plain lines in a log. Everything goes to stderr."""
+
+import math
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+
+from trainer.events import (
+    CheckpointDamaged,
+    CheckpointFailed,
+    CheckpointSaved,
+    EpochDone,
+    Evaluated,
+    Event,
+    Failed,
+    Generated,
+    OrderChecked,
+    Preempting,
+    RankKilled,
+    Record,
+    SinkFailed,
+    StageFinished,
+    StageStarted,
+    StepsDone,
+    StepSkipped,
+    TrainingFinished,
+    TrainingStarted,
+    Validated,
+)
+
+
+class Terminal:
+    """Writes events as lines; where the stream is a terminal, steps move a bar instead."""
+
+    name = "terminal"
+
+    def __init__(self, stream: TextIO) -> None:
+        self._console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+
+    def write(self, record: Record) -> None:
+        event = record.event
+        if isinstance(event, TrainingStarted) and self._console.is_terminal:
+            self._start_bar(event)
+        if isinstance(event, StepsDone) and self._progress is not None and self._task is not None:
+            self._progress.update(self._task, completed=event.step, figures=step_figures(event))
+            return
+        line = describe(event)
+        if line is not None:
+            self._console.print(line, markup=False)
+        if isinstance(event, TrainingFinished | Preempting):
+            self._stop_bar()
+
+    def close(self) -> None:
+        self._stop_bar()
+
+    def _start_bar(self, event: TrainingStarted) -> None:
+        columns = (TextColumn(event.stage), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
+        self._progress = Progress(*columns, console=self._console)
+        self._progress.start()
+        self._task = self._progress.add_task(event.stage, total=event.num_steps, completed=event.step or 0, figures="")
+
+    def _stop_bar(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+
+def step_figures(event: StepsDone) -> str:
+    """Loss, rate, speed, waiting, utilisation and time left of a step."""
+    mfu = "" if event.mfu is None else f"  mfu {event.mfu:.0%}"
+    return (
+        f"loss {event.loss:.4f}  lr {event.lr:.2e}  norm {event.grad_norm:.2f}  {count(event.tokens_per_s)} tok/s"
+        f"  data {event.data_wait_share:.1%}{mfu}  left {duration(event.eta_s)}"
+    )
+
+
+def describe(event: Event) -> str | None:
+    """An event in one line, or None where it is not for this reader."""
+    match event:
+        case StageStarted():
+            return f"== {event.stage}"
+        case StageFinished():
+            facts = "  ".join(f"{key} {value}" for key, value in event.summary.items())
+            return f"== {event.stage}: " + ("done before" if event.skipped else f"done in {duration(event.duration_s)}") + f"  {facts}"
+        case TrainingStarted():
+            origin = f"from {event.resumed_from}" if event.resumed_from else "from the start"
+            peak = "" if event.peak_tflops is None else f", peak {event.peak_tflops:.2f} TFLOPS"
+            return (
+                f"{event.stage}: step {event.step} of {event.num_steps}, {origin}; {count(event.num_parameters)} parameters, "
+                f"{event.world_size} x {event.device} {event.precision}, {event.threads} threads each{peak}; "
+                f"{event.rows} rows of {event.row_tokens} tokens, {event.utilisation:.1%} used"
+            )
+        case StepsDone():
+            return f"step {event.step}  {step_figures(event)}"
+        case StepSkipped():
+            return f"step {event.step} skipped on all processes: {event.reason} ({event.skipped_in_a_row} in a row)"
+        case EpochDone():
+            return f"epoch {event.epoch} done in {duration(event.epoch_time_s)}"
+        case Validated():
+            sources = "  ".join(f"{name} {value:.4f}" for name, value in event.by_source.items())
+            return f"step {event.step}  held-out bits per byte {event.bits_per_byte:.4f}  ({sources})"
+        case CheckpointSaved():
+            size = event.size_bytes / 1e6
+            return f"step {event.step} saved: {size:.1f} MB, loop waited {1000 * event.stall_s:.0f} ms, written in {event.write_s:.2f} s"
+        case CheckpointFailed():
+            return f"step {event.step} NOT saved: {event.reason}"
+        case CheckpointDamaged():
+            return f"checkpoint passed over: {event.reason}"
+        case Preempting():
+            return f"{event.signal}: saving after step {event.step}"
+        case RankKilled():
+            return f"killed rank {event.rank} (process {event.pid}) at step {event.step}, as planned"
+        case TrainingFinished():
+            how = "finished" if event.complete else "stopped as configured"
+            return f"{event.stage} {how} after step {event.step} in {duration(event.duration_s)}, {event.skipped_steps} steps skipped"
+        case Failed():
+            return f"{event.kind}: {event.reason}"
+        case OrderChecked():
+            return (
+                f"order of {event.steps} steps checked: {event.samples} rows taken, {event.repeated} repeated, "
+                f"{event.skipped} skipped"
+            )
+        case Evaluated():
+            return "\n".join(_table(event.bits_per_byte))
+        case Generated():
+            return f"> {event.prompt}\n{event.text}\n"
+        case SinkFailed():
+            return f"{event.sink} gets no more events: {event.reason}"
+    return None
+
+
+def _table(bits_per_byte: dict[str, dict[str, float]]) -> list[str]:
+    """Held-out bits per byte: a line for each model, a column for each source."""
+    sources = list(next(iter(bits_per_byte.values())))
+    width = max(len(name) for name in [*bits_per_byte, "bits per byte"])
+    lines = [f"{'bits per byte':{width}}  " + "  ".join(f"{name:>15}" for name in sources)]
+    for name, values in bits_per_byte.items():
+        lines.append(f"{name:{width}}  " + "  ".join(f"{values[source]:15.4f}" for source in sources))
+    return lines
+
+
+def count(value: float) -> str:
+    """A number with three digits and a letter: 25.8M, 6.41k, 812."""
+    if not math.isfinite(value):
+        return str(value)
+    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= limit:
+            return f"{value / limit:.3g}{letter}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 8.2 s, 3 min 05 s, 2 h 04 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
+    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"

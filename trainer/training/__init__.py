@@ -1,0 +1,1 @@
+"""Training: the step loop, and what each stage adds to it."""

@@ -1,0 +1,80 @@
+"""Speeds of the step loop: tokens per second, waiting for data, model FLOPs utilisation, time left."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from trainer.checkpoint.format import TrainingState
+from trainer.events import StepsDone
+from trainer.tokens.order import Order
+from trainer.training.engines.ddp import StepSums
+
+
+class Meter:
+    """Adds up what happens between two reports. What a save holds up counts as part of a step, validation does not."""
+
+    def __init__(self, order: Order, every_steps: int, flops_per_token: int, peak_tflops: float | None) -> None:
+        self._order = order
+        self._every_steps = every_steps
+        self._flops_per_token = flops_per_token
+        self._peak_tflops = peak_tflops
+        self._wait_of_step_s = 0.0
+        self._finished_at = time.monotonic()
+        self._clear()
+
+    def start_step(self) -> None:
+        """A step begins."""
+        self._wait_of_step_s = 0.0
+
+    @contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """The block reads a batch."""
+        started = time.perf_counter()
+        yield
+        self._wait_of_step_s += time.perf_counter() - started
+
+    def finish_step(self, state: TrainingState, sums: StepSums, lr: float, norm: float) -> None:
+        """A step ended; its figures are those of all processes."""
+        now = time.monotonic()
+        self._duration_s += now - self._finished_at
+        self._finished_at = now
+        self._wait_s += self._wait_of_step_s
+        self._steps += 1
+        self._loss += sums.loss
+        self._targets += sums.targets
+        self._state, self._lr, self._norm = state, lr, norm
+
+    def leave_out_time_since_step(self) -> None:
+        """What happened since the last step was not part of one."""
+        self._finished_at = time.monotonic()
+
+    def report_is_due(self, step: int) -> bool:
+        """Whether enough steps have passed, or the last one has."""
+        return step % self._every_steps == 0 or step == self._order.num_steps
+
+    def report(self) -> StepsDone:
+        """The figures since the last report."""
+        step = self._state.step
+        tokens_per_s = self._targets / self._duration_s
+        step_time_s = self._duration_s / self._steps
+        tflops = tokens_per_s * self._flops_per_token / 1e12
+        positions = min(step * self._order.global_batch, self._order.num_positions)
+        event = StepsDone(
+            step=step,
+            loss=self._loss / max(1.0, self._targets),
+            lr=self._lr,
+            grad_norm=self._norm,
+            epoch=positions / self._order.num_rows,
+            tokens_seen=self._state.tokens_seen,
+            tokens_per_s=tokens_per_s,
+            step_time_s=step_time_s,
+            data_wait_share=self._wait_s / self._duration_s,
+            mfu=tflops / self._peak_tflops if self._peak_tflops else None,
+            eta_s=(self._order.num_steps - step) * step_time_s,
+        )
+        self._clear()
+        return event
+
+    def _clear(self) -> None:
+        self._duration_s = self._wait_s = self._loss = self._targets = 0.0
+        self._steps = 0

@@ -1,0 +1,98 @@
+"""Which rows each micro-batch took, written so that anyone can check order, repeats and gaps from outside.
+
+    RUN/sample_log/attempt-0001/rank-00000.jsonl      {"step": 7, "micro_batch": 3, "rows": [812, 17, ...]}
+
+`step` counts from 0: the step under way. After a kill, the steps since the last checkpoint are taken again in the next
+attempt, from the weights before them; the last attempt at a step is the one that holds.
+"""
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+
+from trainer.files import storage_errors
+from trainer.tokens.order import Ids, Order
+
+
+class SampleLog:
+    """One process's part of the log."""
+
+    def __init__(self, run_folder: Path, attempt: int, rank: int) -> None:
+        path = run_folder / "sample_log" / f"attempt-{attempt:04d}" / f"rank-{rank:05d}.jsonl"
+        with storage_errors(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file: IO[str] = path.open("a", encoding="utf-8")
+
+    def write(self, step: int, micro_batch: int, rows: Ids) -> None:
+        """Note a micro-batch that is about to be computed."""
+        self._file.write(json.dumps({"step": step, "micro_batch": micro_batch, "rows": rows.tolist()}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def next_attempt(run_folder: Path) -> int:
+    """The number of the attempt that starts now."""
+    return 1 + len(list((run_folder / "sample_log").glob("attempt-*")))
+
+
+@dataclass(frozen=True, slots=True)
+class OrderReport:
+    """What the log says about the first `steps` steps."""
+
+    steps: int
+    samples: int
+    repeated: int
+    """Rows taken twice within an epoch."""
+    skipped: int
+    """Rows that the order asks for and that nobody took."""
+
+
+def check_order(run_folder: Path, order: Order, num_steps: int) -> OrderReport:
+    """Compare the log of the first `num_steps` steps with the order."""
+    taken = _rows_by_step(run_folder)
+    seen: Counter[tuple[int, int]] = Counter()
+    samples = skipped = 0
+    for step in range(num_steps):
+        wanted = order.rows_of_step(step)
+        got = np.array(taken.get(step, []), np.int64)
+        samples += len(got)
+        missing = Counter(wanted.tolist())
+        missing.subtract(Counter(got.tolist()))
+        skipped += sum(count for count in missing.values() if count > 0)
+        epochs = _epoch_of_each(order, step, got, wanted)
+        seen.update(zip(epochs, got.tolist(), strict=True))
+    repeated = sum(count - 1 for count in seen.values())
+    return OrderReport(num_steps, samples, repeated, skipped)
+
+
+def _epoch_of_each(order: Order, step: int, got: Ids, wanted: Ids) -> list[int]:
+    """The epoch that each row of a step belongs to; a row that the step should not have counts for the step's first epoch."""
+    positions = np.arange(step * order.global_batch, step * order.global_batch + len(wanted))
+    epochs_of: dict[int, list[int]] = {}
+    for row, epoch in zip(wanted.tolist(), (positions // order.num_rows).tolist(), strict=True):
+        epochs_of.setdefault(row, []).append(epoch)
+    first = step * order.global_batch // order.num_rows
+    return [epochs_of[row].pop(0) if epochs_of.get(row) else first for row in got.tolist()]
+
+
+def _rows_by_step(run_folder: Path) -> dict[int, list[int]]:
+    taken: dict[int, list[int]] = {}
+    for attempt in sorted((run_folder / "sample_log").glob("attempt-*")):
+        of_attempt: dict[int, dict[int, list[int]]] = {}
+        for file in sorted(attempt.glob("rank-*.jsonl")):
+            for line in file.read_text(encoding="utf-8").splitlines():
+                try:
+                    record = json.loads(line)
+                except ValueError:
+                    continue  # torn by a kill: its micro-batch was not finished either
+                of_attempt.setdefault(record["step"], {}).setdefault(record["micro_batch"], []).extend(record["rows"])
+        for step, by_micro_batch in of_attempt.items():
+            taken[step] = [row for number in sorted(by_micro_batch) for row in by_micro_batch[number]]
+    return taken

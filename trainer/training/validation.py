@@ -1,0 +1,78 @@
+"""Held-out bits per byte by source, the work shared among the processes.
+
+    bits per byte = nats of all targets / ln 2 / bytes of their text
+
+The end of a document is a target of zero bytes: predicting it is part of the task. Bytes do not depend on the tokenizer, so
+models with different vocabularies compare.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.events import Validated
+from trainer.tokens.order import share_of_rank
+from trainer.tokens.shards import IGNORED, TokenRows
+from trainer.training.batches import Batch, read_batch
+from trainer.training.peers import Peers
+
+LossOf = Callable[[Batch], Tensor]
+"""Sum of nats over a batch's targets."""
+
+
+@dataclass(frozen=True)
+class Validator:
+    """Measures a model on the first held-out rows of each source."""
+
+    rows: TokenRows
+    bytes_per_id: np.ndarray
+    batch_rows: int
+    max_rows_per_source: int | None
+    peers: Peers
+
+    def measure(self, loss_of: LossOf, stop_requested: Callable[[], bool]) -> Validated | None:
+        """Collective. None when some process was asked to stop meanwhile."""
+        started = time.monotonic()
+        sources = list(self.rows.info.rows_by_source)
+        batches = self.batches()
+        mine = share_of_rank(len(batches), self.peers.world.rank, self.peers.world.size)
+        sums = np.zeros((len(sources), 2))
+        for turn in range(-(-len(batches) // self.peers.world.size)):
+            if turn < len(mine):
+                source, ids = batches[mine[turn]]
+                sums[source] += self._nats_and_bytes(loss_of, ids)
+            if self.peers.any(stop_requested()):
+                return None
+        totals = np.array(self.peers.sum(sums.ravel().tolist())).reshape(sums.shape)
+        by_source = {name: _bits_per_byte(*totals[index]) for index, name in enumerate(sources)}
+        nats, size_bytes = totals.sum(axis=0)
+        return Validated(
+            bits_per_byte=_bits_per_byte(nats, size_bytes), by_source=by_source, duration_s=time.monotonic() - started
+        )
+
+    def batches(self) -> list[tuple[int, np.ndarray]]:
+        """The row ids to measure, each batch of one source, which is given by its place."""
+        batches = []
+        for index, (first, last) in enumerate(self.rows.info.rows_by_source.values()):
+            last = min(last, first + (self.max_rows_per_source or last))
+            batches += [
+                (index, np.arange(start, min(start + self.batch_rows, last)))
+                for start in range(first, last, self.batch_rows)
+            ]
+        return batches
+
+    def _nats_and_bytes(self, loss_of: LossOf, ids: np.ndarray) -> tuple[float, float]:
+        batch = read_batch(self.rows, ids, self.batch_rows, self.peers.device)
+        with torch.no_grad():
+            nats = loss_of(batch).item()
+        targets = batch.targets_BT.cpu().numpy()
+        return nats, float(self.bytes_per_id[targets[targets != IGNORED]].sum())
+
+
+def _bits_per_byte(nats: float, size_bytes: float) -> float:
+    return nats / math.log(2) / size_bytes if size_bytes else math.nan

@@ -1,0 +1,32 @@
+"""Which process of a run this one is. Pure; what processes say to each other is in trainer.training.peers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from trainer.errors import UsageError
+
+_VARIABLES = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "TORCHELASTIC_RESTART_COUNT": "0"}
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """This process among all processes of the run."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0
+    restart: int = 0
+
+    @staticmethod
+    def of(environment: Mapping[str, str]) -> "World":
+        """From the variables that torchrun and deepspeed set; without them, a world of one. Raises UsageError."""
+        values = {name: environment.get(name, default) for name, default in _VARIABLES.items()}
+        for name, value in values.items():
+            if not value.isdecimal():
+                raise UsageError(f"{name}={value}: must be a number; start with torchrun, or unset it")
+        return World(*map(int, values.values()))
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process speaks and writes for all."""
+        return self.rank == 0
