@@ -16,7 +16,7 @@ from typing import NoReturn, get_args
 from trainer import __version__
 from trainer.config import Config, StageName
 from trainer.config_loading import config_schema, dump_config, load_config, preset_names
-from trainer.errors import PeerLostError, Preempted, TrainerError, UsageError
+from trainer.errors import TrainerError, UsageError
 from trainer.events import Failed, Record
 from trainer.run_folder import RunFolder
 from trainer.signals import StopRequest
@@ -43,15 +43,15 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     try:
         options = _parser().parse_args(arguments)
         _command(options, World.of(environment), stop, environment, session_events)
-    except (Preempted, PeerLostError) as error:
-        _say(error)
-        sys.exit(error.exit_code)
+        exit_code = 0
     except TrainerError as error:
-        for path, run in session_events:
-            _note_failure(path, run, error)
+        exit_code = error.exit_code
         _say(error)
-        sys.exit(error.exit_code)
-    sys.exit(0)
+        if not error.retry_helps:
+            for path, run in session_events:
+                _note_failure(path, run, error)
+    stop.ignore_from_now_on()
+    sys.exit(exit_code)
 
 
 def _command(
@@ -177,8 +177,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _shared_options() -> argparse.ArgumentParser:
-    shared = argparse.ArgumentParser(add_help=False)
+def _shared_options() -> "_Parser":
+    shared = _Parser(add_help=False)
     shared.add_argument("--config", type=Path, metavar="FILE", help="a trainer config, or a run file with a trainer section")
     shared.add_argument("--preset", metavar="NAME", help=f"build on a preset: {', '.join(preset_names())}")
     shared.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. pretrain.epochs=2")

@@ -213,7 +213,10 @@ class Record:
 
 
 def read_events(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Events of a log from a byte offset on, each with the offset behind it. A torn line (a kill amid a write) is passed over."""
+    """Events of a log from a byte offset on, each with the offset behind it.
+
+    A torn line (a kill amid a write) is passed over.
+    """
     if not path.exists():
         return
     with path.open("rb") as file:

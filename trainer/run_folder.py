@@ -1,7 +1,7 @@
 """The folders of one run, and the rule that no two runs share one.
 
-    RUN/config.yaml  events.jsonl  checkpoints/  sample_log/  evaluation.json  generated.json  report.html  DONE
-    DATA/corpus/  tokenizer/  tokens/           DATA is RUN unless the config names another
+RUN/config.yaml  events.jsonl  checkpoints/  sample_log/  evaluation.json  generated.json  report.html  DONE
+DATA/corpus/  tokenizer/  tokens/           DATA is RUN unless the config names another
 """
 
 from collections.abc import Iterator

@@ -22,6 +22,11 @@ class StopRequest:
         for number in _STOP_SIGNALS:
             signal.signal(number, self._handle)
 
+    def ignore_from_now_on(self) -> None:
+        """The command is over but for Python's own exit, which a signal must not turn into a traceback."""
+        for number in _STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
     @property
     def requested(self) -> bool:
         """Whether a stop signal came."""

@@ -237,9 +237,7 @@ def tiny_package(content: bytes) -> Package:
         box_documents=None,
         about="A test.",
     )
-    return Package(
-        "npm", ("tiny", "tiny-next"), "1.0", hashlib.sha256(content).hexdigest(), lambda path: True, (source,)
-    )
+    return Package("npm", ("tiny", "tiny-next"), "1.0", hashlib.sha256(content).hexdigest(), lambda path: True, (source,))
 
 
 TINY_TGZ = tar_bytes({"package/LICENSE": b"Free.\n", "package/a.json": json.dumps([POEM]).encode()})
@@ -282,9 +280,7 @@ def test_version_that_is_gone_is_replaced_with_a_warning(
     stand_in(bin_folder, "npm", GONE + serve(TINY_TGZ, "tiny-next-2.1.tgz"))
     got = fetch(tiny_package(b"other"), tmp_path / "cache", strict=False)
     assert (got.name, got.version) == ("tiny-next", "2.1")
-    assert (
-        "does not have tiny 1.0; using tiny-next 2.1 instead, its checksum is not verified" in capsys.readouterr().err
-    )
+    assert "does not have tiny 1.0; using tiny-next 2.1 instead, its checksum is not verified" in capsys.readouterr().err
     stand_in(bin_folder, "npm", GONE + "sys.exit('asked twice')")
     assert fetch(tiny_package(b"other"), tmp_path / "cache", strict=False) == got
 

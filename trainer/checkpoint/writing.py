@@ -67,7 +67,9 @@ class CheckpointWriter:
             return
         self._thread.join(WRITE_DEADLINE_S)
         if self._thread.is_alive():
-            raise StorageError(f"{self._folder}: a checkpoint was not written within {WRITE_DEADLINE_S:.0f} s; is the disk stuck?")
+            raise StorageError(
+                f"{self._folder}: a checkpoint was not written within {WRITE_DEADLINE_S:.0f} s; is the disk stuck?"
+            )
         self._thread = None
 
     def finish(self) -> None:

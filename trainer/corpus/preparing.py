@@ -66,7 +66,9 @@ def _write_corpus(config: CorpusSection, folder: Path, settings: str, inputs: di
             parts.extend(writer.parts)
         counts[source.name] = dict(count)
     if not any(part.split == "train" for part in parts):
-        raise CorpusError(f"corpus: no document is left for training of {sum(c['read'] for c in counts.values())} read; {counts}")
+        raise CorpusError(
+            f"corpus: no document is left for training of {sum(c['read'] for c in counts.values())} read; {counts}"
+        )
     manifest = CorpusManifest(settings=settings, inputs=inputs, parts=tuple(parts), counts=counts)
     write_manifest(folder, manifest)
     return manifest

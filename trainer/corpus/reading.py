@@ -59,7 +59,7 @@ def files_of(source: SourceSection) -> list[Path]:
     elif Path(path).exists():
         found = [Path(path)]
     else:
-        found = [Path(name) for name in sorted(glob.glob(path, recursive=True))]
+        found = [Path(name) for name in sorted(glob.glob(path, recursive=True))]  # noqa: PTH207 - absolute patterns too
     files = list(dict.fromkeys(entry.resolve() for entry in found if entry.is_file() and _kind(entry)))
     if not files:
         kinds = ", ".join(JSON_LINES + PLAIN_TEXT)
@@ -145,7 +145,7 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
     with file.open("rb") as raw:
         if file.suffix == ".gz":
             with gzip.open(raw) as stream:
-                yield stream
+                yield io.BufferedReader(stream)
         elif file.suffix == ".zst":
             with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as stream:
                 yield io.BufferedReader(stream)

@@ -175,9 +175,7 @@ def _run(client: Client, command: Sequence[str], folder: Path, wanted: str, time
         raise VersionGoneError(f"the registry of {client} does not have {wanted}")
     lines = [line.strip() for line in said.splitlines() if line.strip()]
     reason = next((line for line in lines if "rror" in line or line.startswith("E:")), lines[-1] if lines else "silent")
-    raise CorpusError(
-        f"{client} failed to download {wanted} (exit code {done.returncode}: {reason}); {_WAY_OUT[client]}"
-    )
+    raise CorpusError(f"{client} failed to download {wanted} (exit code {done.returncode}: {reason}); {_WAY_OUT[client]}")
 
 
 def _suffix(client: Client) -> str:

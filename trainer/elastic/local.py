@@ -21,7 +21,7 @@ STOP_DEADLINE_S = 60.0
 
 DISABLE_SHARED_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 """Set to 1, or an agent that joins or replaces another hangs: torch's rank 0 keeps the store address of the first round and
-never announces it in the next (torch/distributed/elastic/rendezvous/dynamic_rendezvous.py; pytorch/pytorch#111646 is a relative)."""
+never announces it in the next (torch/distributed/elastic/rendezvous/dynamic_rendezvous.py, `next_rendezvous`)."""
 
 
 def elastic_environment(environment: Mapping[str, str], threads: int) -> dict[str, str]:

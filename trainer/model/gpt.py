@@ -38,6 +38,8 @@ class RotaryPositions(nn.Module):
         super().__init__()
         frequencies = theta ** -(torch.arange(0, head_size, 2, dtype=torch.float64) / head_size)
         angles = torch.outer(torch.arange(num_positions, dtype=torch.float64), frequencies).repeat(1, 2)
+        self.cos_SD: Tensor
+        self.sin_SD: Tensor
         self.register_buffer("cos_SD", angles.cos().float(), persistent=False)
         self.register_buffer("sin_SD", angles.sin().float(), persistent=False)
 

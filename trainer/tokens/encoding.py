@@ -30,7 +30,14 @@ from trainer.tokens.shards import (
     read_manifest,
     write_manifest,
 )
-from trainer.tokens.tokenizer import END_OF_TEXT, TOKENIZER_FILE, TextEncoder, check_vocabulary, save_tokenizer, train_tokenizer
+from trainer.tokens.tokenizer import (
+    END_OF_TEXT,
+    TOKENIZER_FILE,
+    TextEncoder,
+    check_vocabulary,
+    save_tokenizer,
+    train_tokenizer,
+)
 
 Progress = Callable[[int, int], None]
 """Called with text bytes done and text bytes in all."""

@@ -1,10 +1,15 @@
 """What `trainer tokenizer inspect` shows: readable pieces, and bytes per token by source."""
 
+from trainer.config import NUM_BYTES, NUM_SPECIAL_TOKENS
 from trainer.run_folder import RunFolder
 from trainer.tokens.encoding import measure_by_source
-from trainer.tokens.tokenizer import NUM_SPECIAL_TOKENS, SPECIAL_TOKENS, TOKENIZER_FILE, TextEncoder, readable
+from trainer.tokens.tokenizer import SPECIAL_TOKENS, TOKENIZER_FILE, TextEncoder, readable
 
-_SAMPLES = ("The quick brown fox jumps over the lazy dog.", "for i in range(10):\n    print(i)", "床前明月光,疑是地上霜。")
+_SAMPLES = (
+    "The quick brown fox jumps over the lazy dog.",
+    "for i in range(10):\n    print(i)",
+    "床前明月光,疑是地上霜。",
+)
 
 
 def inspect_tokenizer(folder: RunFolder, text: str | None, num_pieces: int) -> list[str]:
@@ -15,7 +20,7 @@ def inspect_tokenizer(folder: RunFolder, text: str | None, num_pieces: int) -> l
     lines = [f"{encoder.file}: {encoder.vocab_size} ids, sha256 {encoder.sha256[:12]}"]
     specials = ", ".join(f"{number} {name}" for number, name in enumerate(SPECIAL_TOKENS[:3]))
     lines.append(f"special: {specials}, ... {NUM_SPECIAL_TOKENS} in all; then 256 bytes")
-    first = NUM_SPECIAL_TOKENS + 256
+    first = NUM_SPECIAL_TOKENS + NUM_BYTES
     if encoder.vocab_size > first:
         chosen = {first + (encoder.vocab_size - 1 - first) * n // max(1, num_pieces - 1) for n in range(num_pieces)}
         lines.append("learned: " + "  ".join(f"{each} {readable(encoder.decode_bytes([each]))}" for each in sorted(chosen)))

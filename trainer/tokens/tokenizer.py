@@ -144,9 +144,7 @@ def _ranks_and_specials(content: dict[str, Any], file: Path) -> tuple[dict[bytes
     if specials.get(SPECIAL_TOKENS[END_OF_TEXT]) != END_OF_TEXT:
         raise TokenizerError(f"{file}: {SPECIAL_TOKENS[END_OF_TEXT]} must have id {END_OF_TEXT}, which ends documents here")
     to_byte = {char: byte for byte, char in enumerate(_byte_alphabet())}
-    ranks = {
-        bytes(to_byte[char] for char in piece): rank for piece, rank in vocabulary.items() if piece not in specials
-    }
+    ranks = {bytes(to_byte[char] for char in piece): rank for piece, rank in vocabulary.items() if piece not in specials}
     return ranks, specials
 
 

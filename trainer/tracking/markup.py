@@ -26,9 +26,7 @@ def join(*parts: str) -> Markup:
 def element(name: str, *children: str, **attributes: str | float | None) -> Markup:
     """`<name ...>children</name>`. `class_` stands for class, `text_anchor` for text-anchor; None: left out."""
     inside = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{_value(value)}"'
-        for key, value in attributes.items()
-        if value is not None
+        f' {key.rstrip("_").replace("_", "-")}="{_value(value)}"' for key, value in attributes.items() if value is not None
     )
     return Markup(f"<{name}{inside}>{join(*children)}</{name}>")
 

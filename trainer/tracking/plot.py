@@ -53,8 +53,8 @@ class Marker:
 class Size:
     """Width of the viewBox and height of the plot inside; titles, legend and markers come on top."""
 
-    width: float = 360.0
-    height: float = 170.0
+    width: float = 320.0
+    height: float = 160.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +106,7 @@ def line_chart(
     )
 
 
-def bar_chart(
-    title: str, groups: Sequence[str], bars: Sequence[tuple[str, Sequence[float]]], width: float = 440.0
-) -> Markup:
+def bar_chart(title: str, groups: Sequence[str], bars: Sequence[tuple[str, Sequence[float]]], width: float = 440.0) -> Markup:
     """Horizontal bars from zero: for each group one bar of each name. What is not finite has a word instead."""
     rows = _flow([name for name, _ in bars], width)
     largest = max((value for _, values in bars for value in values if drawable(value)), default=0.0)
@@ -138,9 +136,9 @@ def _frame(series: Sequence[Series], x: Axis, y: Axis, markers: Sequence[Marker]
     y_scale = make_scale(values, 0.0, 0.0, log=y.log, zero=y.zero, num_ticks=4 if size.height < 220 else 5)
     left = max(len(label) for label in y_scale.labels()) * _CHAR_WIDTH + 8
     num_ticks = max(3, int(size.width // 105))
-    x_scale = make_scale(places, left, size.width - 12, zero=x.zero, whole=True, fitted=True, num_ticks=num_ticks)
+    x_scale = make_scale(places, left, size.width - 18, zero=x.zero, whole=True, fitted=True, num_ticks=num_ticks)
     legend = _flow([line.name for line in series], size.width) if len(series) > 1 else []
-    labels = _place_labels(markers, x_scale)
+    labels = _place_labels(markers, x_scale, size.width)
     num_lanes = 1 + max((label.lane for label in labels), default=-1)
     top = _ROW * (1 + len(legend) + num_lanes) + 8
     return _Frame(x_scale, replace(y_scale, start=top + size.height, end=top), size.width, legend, labels)
@@ -189,15 +187,16 @@ def _line(frame: _Frame, line: Series, index: int) -> Markup:
     return join(path, *dots)
 
 
-def _place_labels(markers: Sequence[Marker], x: Scale) -> list[_Label]:
-    """Each label in the lowest of three rows where it meets no other."""
-    taken: list[list[tuple[float, float]]] = [[], [], []]
+def _place_labels(markers: Sequence[Marker], x: Scale, width: float) -> list[_Label]:
+    """Each label in the lowest of four rows where it meets no other; one too long for its side is left out."""
+    taken: list[list[tuple[float, float]]] = [[], [], [], []]
     labels = []
     for marker in sorted(markers, key=lambda marker: marker.x):
-        place, width = x(marker.x), len(marker.label) * _CHAR_WIDTH + 12
+        place, room = x(marker.x), len(marker.label) * _CHAR_WIDTH + 12
         after = place < (x.start + x.end) / 2
-        left, right = (place, place + width) if after else (place - width, place)
-        free = [lane for lane, spans in enumerate(taken) if all(right <= a or left >= b for a, b in spans)]
+        left, right = (place, place + room) if after else (place - room, place)
+        fits = left >= 0 and right <= width
+        free = [lane for lane, spans in enumerate(taken) if fits and all(right <= a or left >= b for a, b in spans)]
         lane = free[0] if free else -1
         if free:
             taken[lane].append((left, right))
@@ -283,6 +282,4 @@ def _data(frame: _Frame, series: Sequence[Series], x: Axis, y: Axis) -> str:
         name: [round(scale.start, 2), round(scale.end, 2), scale.low, scale.high]
         for name, scale in (("x", frame.x), ("y", frame.y))
     }
-    return json.dumps(
-        {**scales, "log": y.log, "place": x.title, "unit": y.unit, "series": lines}, separators=(",", ":")
-    )
+    return json.dumps({**scales, "log": y.log, "place": x.title, "unit": y.unit, "series": lines}, separators=(",", ":"))

@@ -49,7 +49,8 @@ for (const svg of document.querySelectorAll("svg[data-chart]")) {
       if (!point) return;
       dots[number].setAttribute("cx", x);
       dots[number].setAttribute("cy", scale(chart.y, point[1], chart.log));
-      words.push((series.length > 1 ? line.name + "  " : "") + text(point[1]) + (chart.unit ? " " + chart.unit : ""));
+      const unit = chart.unit && series.length === 1 ? " " + chart.unit : "";
+      words.push((series.length > 1 ? line.name + "  " : "") + text(point[1]) + unit);
     });
     hover.style.display = "";
     tip.hidden = false;

@@ -18,9 +18,7 @@ def write_report(run_folder: Path) -> Path:
     """
     log = run_folder / "events.jsonl"
     if not log.is_file():
-        raise RunFolderError(
-            f"{log}: no such file, so there is nothing to report; name a folder in which a run was started"
-        )
+        raise RunFolderError(f"{log}: no such file, so there is nothing to report; name a folder in which a run was started")
     records, num_unknown = parse_records(line for _, line in read_events(log))
     config = run_folder / "config.yaml"
     config_text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 
-from trainer.events import CheckpointDamaged, CheckpointFailed, StepsDone
+from trainer.events import CheckpointDamaged, CheckpointFailed, StepsDone, TrainingStarted
 from trainer.tracking import units
 from trainer.tracking.markup import Markup, element
 from trainer.tracking.plot import Axis, Marker, Series, Size, bar_chart, line_chart
@@ -60,8 +60,9 @@ def _section(heading: str, *content: str) -> Markup:
     return element("section", element("h2", heading, id=key), *content, aria_labelledby=key)
 
 
-def _missing(text: str) -> Markup:
-    return element("p", text, class_="missing")
+def _missing(text: str, command: str | None = None) -> Markup:
+    way_out = (" ", element("code", command), " does it.") if command else ()
+    return element("p", text, *way_out, class_="missing")
 
 
 def _figure(heading: str, *content: str, class_: str | None = None) -> Markup:
@@ -70,9 +71,7 @@ def _figure(heading: str, *content: str, class_: str | None = None) -> Markup:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]], class_: str) -> Markup:
     header = element("tr", *(element("th", text, scope="col") for text in head))
-    body = (
-        element("tr", element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:])) for row in rows
-    )
+    body = (element("tr", element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:])) for row in rows)
     table = element("table", element("thead", header), element("tbody", *body), class_=class_)
     return element("div", table, class_="scroll")
 
@@ -91,8 +90,7 @@ def _title(story: RunStory) -> Markup:
     facts = []
     if story.starts:
         last = story.starts[-1]
-        processes = "1 process" if last.world_size == 1 else f"{last.world_size} processes"
-        facts = [f"{processes} on {last.device}", last.precision, f"torch {last.torch_version}"]
+        facts = [f"{_processes(last)} on {last.device}", last.precision, f"torch {last.torch_version}"]
     if story.records:
         facts.append(f"run {story.records[-1].run[:12]}")
     return element(
@@ -102,6 +100,10 @@ def _title(story: RunStory) -> Markup:
         element("p", _state_note(story), class_="note"),
         element("ul", *(element("li", fact) for fact in facts), class_="facts") if facts else "",
     )
+
+
+def _processes(start: TrainingStarted) -> str:
+    return "1 process" if start.world_size == 1 else f"{start.world_size} processes"
 
 
 def _state_note(story: RunStory) -> str:
@@ -167,10 +169,11 @@ def _time_cards(story: RunStory) -> list[Markup]:
     mfu = f", MFU {units.share(percentile(shares, 0.5))}" if shares else ""
     speed = units.count(percentile(speeds, 0.5)) if speeds else None
     training = units.duration(story.training_s) if story.starts else None
+    span = f"in training; {units.duration(story.span_s)} from first to last event" if story.starts else ""
     kills = f"{units.plural(len(story.kills), 'planned kill')}" if story.kills else ""
     return [
         _card("Tokens per second", speed, f"median{mfu}" if speeds else ""),
-        _card("Wall time", training, f"in training; {units.duration(story.span_s)} from first to last event"),
+        _card("Wall time", training, span),
         _card("Restarts", f"{story.num_restarts:,}" if story.starts else None, kills),
     ]
 
@@ -195,7 +198,7 @@ def _learning(story: RunStory) -> Markup:
     markers = _markers(story)
     # One drawing for wide windows, one for phones: a single one would have unreadable letters on one of them
     wide = line_chart("Training loss", loss, _STEP, axis, markers, _WIDE)
-    narrow = line_chart("Training loss", loss, _STEP, axis, markers, Size(height=240.0))
+    narrow = line_chart("Training loss", loss, _STEP, axis, markers, Size(width=360.0, height=240.0))
     charts = [
         _validation_figure(story),
         _curve(story.steps, "Learning rate", Axis("per step", zero=True), lambda event: event.lr),
@@ -214,9 +217,7 @@ def _speed(story: RunStory) -> Markup:
         return _section("Speed", _missing("No step has been finished yet."))
     steps = story.steps
     charts = [
-        _curve(
-            steps, "Tokens per second", Axis("tokens/s, all processes", "tokens/s", zero=True), lambda e: e.tokens_per_s
-        ),
+        _curve(steps, "Tokens per second", Axis("tokens/s, all processes", "tokens/s", zero=True), lambda e: e.tokens_per_s),
         _curve(steps, "Waiting for data", Axis("% of step time", "%", zero=True), lambda e: 100 * e.data_wait_share),
     ]
     if any(event.mfu is not None for event in steps):
@@ -256,13 +257,11 @@ def _validation_figure(story: RunStory) -> Markup:
 def _markers(story: RunStory) -> list[Marker]:
     """Kills, stops and returns, where they happened; a return that changed the number of processes says so."""
     markers = [Marker(kill.step, f"rank {kill.rank} killed", "fault") for kill in story.kills if kill.step is not None]
-    markers += [
-        Marker(stop.step, f"stopped by {stop.signal}", "fault") for stop in story.stops if stop.step is not None
-    ]
+    markers += [Marker(stop.step, f"stopped by {stop.signal}", "fault") for stop in story.stops if stop.step is not None]
     for before, start in zip(story.starts, story.starts[1:], strict=False):
         label = f"resumed from {start.step or 0:,}"
         if before.world_size != start.world_size:
-            label += f" with {start.world_size} of {before.world_size} processes"
+            label += f", {_processes(start)}"
         markers.append(Marker(start.step or 0, label))
     return markers
 
@@ -272,7 +271,7 @@ def _markers(story: RunStory) -> list[Marker]:
 
 def _evaluation(story: RunStory) -> Markup:
     if story.evaluated is None or not story.evaluated.bits_per_byte:
-        return _section("Evaluation", _missing("Not evaluated yet; `trainer evaluate` does it."))
+        return _section("Evaluation", _missing("Not evaluated yet;", "trainer evaluate"))
     figures = story.evaluated.bits_per_byte
     names = list(figures)
     sources = list(dict.fromkeys(source for by_source in figures.values() for source in by_source))
@@ -306,13 +305,11 @@ def _against_bigram(values: dict[str, list[float]], index: int) -> list[str]:
 
 def _samples(story: RunStory) -> Markup:
     if not story.samples:
-        return _section("Samples", _missing("No text has been generated yet; `trainer generate` does it."))
+        return _section("Samples", _missing("No text has been generated yet;", "trainer generate"))
     note = element("p", "Written by the model; the prompt that it was given is marked.", class_="note")
     figures = []
     for sample in story.samples:
-        prompt = (
-            element("mark", sample.prompt) if sample.prompt else element("mark", "new document", class_="no-prompt")
-        )
+        prompt = element("mark", sample.prompt) if sample.prompt else element("mark", "new document", class_="no-prompt")
         text = element("blockquote", prompt, sample.text.removeprefix(sample.prompt), dir="auto")
         speed = element("figcaption", f"{units.count(sample.tokens_per_s)} tokens/s")
         figures.append(element("figure", text, speed, class_="sample"))
@@ -357,9 +354,7 @@ def _checkpoints(story: RunStory) -> Markup:
         values = [getattr(save, field) for save in story.saves]
         rows.append([label, *(units.duration(percentile(values, share)) for share in (0.5, 0.99, 1.0))])
     what = f"{len(story.saves):,} saved, the last one {units.size(last.size_bytes)} at {last.path}; {faults}"
-    return _section(
-        "Checkpoints", element("p", what, class_="note"), _table(("", "p50", "p99", "longest"), rows, "figures")
-    )
+    return _section("Checkpoints", element("p", what, class_="note"), _table(("", "p50", "p99", "longest"), rows, "figures"))
 
 
 def _config(story: RunStory) -> Markup:

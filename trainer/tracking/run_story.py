@@ -153,7 +153,7 @@ def _latest_samples(records: Sequence[Record]) -> list[Generated]:
 
 
 def _state(records: Sequence[Record]) -> State:
-    """Of the training. A run that was cut off without a word looks like a running one, but for the time of its end."""
+    """Of the training. A run that was cut off without a word looks like a running one; its last event's time tells."""
     state: State = "not started"
     for record in records:
         match record.event:

@@ -57,7 +57,12 @@ class Terminal:
         self._stop_bar()
 
     def _start_bar(self, event: TrainingStarted) -> None:
-        columns = (TextColumn(event.stage), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.fields[figures]}"))
+        columns = (
+            TextColumn(event.stage),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+        )
         self._progress = Progress(*columns, console=self._console)
         self._progress.start()
         self._task = self._progress.add_task(event.stage, total=event.num_steps, completed=event.step or 0, figures="")
@@ -84,7 +89,11 @@ def describe(event: Event) -> str | None:
             return f"== {event.stage}"
         case StageFinished():
             facts = "  ".join(f"{key} {value}" for key, value in event.summary.items())
-            return f"== {event.stage}: " + ("done before" if event.skipped else f"done in {duration(event.duration_s)}") + f"  {facts}"
+            return (
+                f"== {event.stage}: "
+                + ("done before" if event.skipped else f"done in {duration(event.duration_s)}")
+                + f"  {facts}"
+            )
         case TrainingStarted():
             origin = f"from {event.resumed_from}" if event.resumed_from else "from the start"
             peak = "" if event.peak_tflops is None else f", peak {event.peak_tflops:.2f} TFLOPS"
@@ -104,7 +113,8 @@ def describe(event: Event) -> str | None:
             return f"step {event.step}  held-out bits per byte {event.bits_per_byte:.4f}  ({sources})"
         case CheckpointSaved():
             size = event.size_bytes / 1e6
-            return f"step {event.step} saved: {size:.1f} MB, loop waited {1000 * event.stall_s:.0f} ms, written in {event.write_s:.2f} s"
+            waited_ms = 1000 * event.stall_s
+            return f"step {event.step} saved: {size:.1f} MB, loop waited {waited_ms:.0f} ms, written in {event.write_s:.2f} s"
         case CheckpointFailed():
             return f"step {event.step} NOT saved: {event.reason}"
         case CheckpointDamaged():
@@ -115,7 +125,8 @@ def describe(event: Event) -> str | None:
             return f"killed rank {event.rank} (process {event.pid}) at step {event.step}, as planned"
         case TrainingFinished():
             how = "finished" if event.complete else "stopped as configured"
-            return f"{event.stage} {how} after step {event.step} in {duration(event.duration_s)}, {event.skipped_steps} steps skipped"
+            took = duration(event.duration_s)
+            return f"{event.stage} {how} after step {event.step} in {took}, {event.skipped_steps} steps skipped"
         case Failed():
             return f"{event.kind}: {event.reason}"
         case OrderChecked():

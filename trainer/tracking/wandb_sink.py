@@ -25,7 +25,9 @@ def import_wandb() -> ModuleType:
     try:
         import wandb
     except ImportError:
-        raise MissingDependencyError("wandb is not installed: pip install 'pretrain-run[wandb]', or leave --use_wandb") from None
+        raise MissingDependencyError(
+            "wandb is not installed: pip install 'pretrain-run[wandb]', or leave --use_wandb"
+        ) from None
     return wandb
 
 

@@ -25,5 +25,5 @@ def read_batch(rows: TokenRows, ids: Ids, num_rows: int, device: torch.device) -
     num_targets = int((targets >= 0).sum())
     if device.type == "cuda":
         inputs, targets, documents = (tensor.pin_memory() for tensor in (inputs, targets, documents))
-    moved = (tensor.to(device, non_blocking=True) for tensor in (inputs, targets, documents))
-    return Batch(*moved, num_targets=num_targets)
+    inputs, targets, documents = (tensor.to(device, non_blocking=True) for tensor in (inputs, targets, documents))
+    return Batch(inputs, targets, documents, num_targets)

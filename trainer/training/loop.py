@@ -20,24 +20,31 @@ from trainer.checkpoint.writing import CheckpointWriter
 from trainer.config import CheckpointSection, TrainingSection
 from trainer.errors import DivergedError, Preempted
 from trainer.events import EpochDone, Preempting, StepSkipped, TrainingFinished
+from trainer.signals import StopRequest
 from trainer.tokens.order import Order, share_of_rank
 from trainer.tokens.shards import TokenRows
 from trainer.tracking.hub import Tracker
 from trainer.training.batches import Batch, read_batch
 from trainer.training.engines.ddp import DataParallel, StepSums
 from trainer.training.meter import Meter
+from trainer.training.peers import Peers
 from trainer.training.sample_log import SampleLog
 from trainer.training.schedule import lr_factor
-from trainer.signals import StopRequest
 from trainer.training.validation import Validator
-from trainer.training.peers import Peers
 
 
 class Stage(Protocol):
     """What a training stage adds to the loop."""
 
-    name: str
-    model: nn.Module
+    @property
+    def name(self) -> str:
+        """The stage's name."""
+        ...
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is trained."""
+        ...
 
     def loss(self, batch: Batch) -> Tensor:
         """Sum of nats over a batch's targets, a scalar to differentiate."""
@@ -106,6 +113,7 @@ class TrainingLoop:
         norm = self.engine.apply(lr, sums.targets, self.config.clip_norm) if finite else math.nan
         self._advance(sums, math.isfinite(norm))
         self.meter.finish_step(self.state, sums, lr, norm)
+        self._tell_saves()
         if self.meter.report_is_due(self.state.step):
             self.tracker.emit(self.meter.report())
         self._note_epoch()
@@ -135,7 +143,7 @@ class TrainingLoop:
             seed_noise(self.seed, step, number)
             with self.autocast():
                 loss = self.stage.loss(batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             loss_sum += loss.detach()
             targets += batch.num_targets
         return StepSums(loss_sum.item(), targets, stop=float(self.stop.requested), save=float(self._save_is_due_by_clock()))
@@ -150,9 +158,7 @@ class TrainingLoop:
         )
         if not applied:
             reason = f"loss sum {sums.loss}" if not math.isfinite(sums.loss) else "gradient norm is not finite"
-            self.tracker.emit(
-                StepSkipped(step=self.state.step, reason=reason, skipped_in_a_row=self.state.skipped_in_a_row)
-            )
+            self.tracker.emit(StepSkipped(step=self.state.step, reason=reason, skipped_in_a_row=self.state.skipped_in_a_row))
 
     def _note_epoch(self) -> None:
         before, now = (
@@ -191,8 +197,12 @@ class TrainingLoop:
             if must:
                 self.writer.finish()
         finally:
-            for outcome in self.writer.outcomes():
-                self.tracker.emit(outcome)
+            self._tell_saves()
+
+    def _tell_saves(self) -> None:
+        """Tell the saves that ended since the last look."""
+        for outcome in self.writer.outcomes() if self.writer is not None else ():
+            self.tracker.emit(outcome)
 
     def _save_and_leave(self) -> None:
         """Collective: save the state between two steps, then end as preempted."""

@@ -23,6 +23,7 @@ from trainer.model.attention import DocumentMask
 from trainer.model.gpt import GPT
 from trainer.model.loss import next_token_loss
 from trainer.run_folder import RunFolder
+from trainer.signals import StopRequest
 from trainer.tokens.encoding import check_tokens
 from trainer.tokens.order import Order
 from trainer.tokens.shards import MANIFEST as TOKENS_MANIFEST
@@ -36,7 +37,6 @@ from trainer.training.meter import Meter
 from trainer.training.peers import Peers, choose_device, joined
 from trainer.training.precision import bf16_pays, matmul_tflops
 from trainer.training.sample_log import SampleLog, next_attempt
-from trainer.signals import StopRequest
 from trainer.training.validation import Validator
 from trainer.world import World
 
@@ -175,7 +175,7 @@ def autocast_of(precision: str, device: torch.device) -> Callable[[], AbstractCo
     """A context in which matrix products have this precision."""
     if precision == "fp32":
         return nullcontext
-    return partial(torch.autocast, device.type, dtype=torch.bfloat16)  # type: ignore[return-value]
+    return partial(torch.autocast, device.type, dtype=torch.bfloat16)
 
 
 @contextmanager

@@ -61,8 +61,7 @@ class Validator:
         for index, (first, last) in enumerate(self.rows.info.rows_by_source.values()):
             last = min(last, first + (self.max_rows_per_source or last))
             batches += [
-                (index, np.arange(start, min(start + self.batch_rows, last)))
-                for start in range(first, last, self.batch_rows)
+                (index, np.arange(start, min(start + self.batch_rows, last))) for start in range(first, last, self.batch_rows)
             ]
         return batches
 

@@ -90,7 +90,8 @@ class DataParallel:
 
 def _adamw(parameters: Mapping[str, nn.Parameter], config: OptimizerSection, device: torch.device) -> torch.optim.AdamW:
     """AdamW with its state made at once: matrices decay, norms never, the embedding as configured."""
-    decayed, plain = [], []
+    decayed: list[nn.Parameter] = []
+    plain: list[nn.Parameter] = []
     for name, parameter in parameters.items():
         is_matrix = parameter.dim() >= 2 and (config.decay_embedding or "embed_tokens" not in name)
         (decayed if is_matrix else plain).append(parameter)
