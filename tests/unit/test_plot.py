@@ -30,9 +30,9 @@ def texts(root: ElementTree.Element) -> list[str]:
     ("values", "ticks"),
     [
         ([2.1, 7.9], (2.0, 4.0, 6.0, 8.0)),
-        ([0.0, 1.0], (0.0, 0.25, 0.5, 0.75, 1.0)),
+        ([0.0, 1.0], (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)),
         ([-3.0, 3.0], (-4.0, -2.0, 0.0, 2.0, 4.0)),
-        ([5.0, 5.0], (4.5, 4.75, 5.0, 5.25, 5.5)),
+        ([5.0, 5.0], (4.4, 4.6, 4.8, 5.0, 5.2, 5.4, 5.6)),
         ([0.0], (-1.0, -0.5, 0.0, 0.5, 1.0)),
     ],
 )
@@ -51,8 +51,10 @@ def test_any_range_has_a_few_distinct_ticks_inside(seed: int) -> None:
     values = [chance.choice([-1, 1]) * 10 ** chance.uniform(-12, 12) for _ in range(chance.randint(1, 9))]
     scale = make_scale(values, 0.0, 100.0)
     assert 2 <= len(scale.ticks) <= 9
-    assert scale.low <= min(values)
-    assert max(values) <= scale.high
+    # A millionth of the picture is no reason for another tick
+    room = 1e-6 * (scale.high - scale.low)
+    assert scale.low - room <= min(values)
+    assert max(values) <= scale.high + room
     logarithmic = make_scale([abs(value) for value in values], 0.0, 100.0, log=True)
     assert 2 <= len(logarithmic.ticks) <= 8
     assert len(set(logarithmic.labels())) == len(logarithmic.ticks)
@@ -179,7 +181,7 @@ def test_marker_labels_do_not_meet_and_stay_inside() -> None:
     for label in [node for node in root.iter("text") if "marker" in (node.get("class") or "")]:
         x, width = float(label.get("x") or 0), 6.5 * len(label.text or "")
         left = x if label.get("text-anchor") == "start" else x - width
-        assert 0 <= left
+        assert left >= 0
         assert left + width <= size.width
         row = spans.setdefault(label.get("y") or "", [])
         assert all(left + width <= a or left >= b for a, b in row)
@@ -200,7 +202,7 @@ def test_bars_start_at_zero_and_grow_with_their_value() -> None:
     root = parse(bar_chart("Bits", ["rfc", "all"], [("model", [1.0, 2.0]), ("bigram", [3.0, 4.0])], width=440))
     bars = of_class(root, "bar")
     assert {bar.get("x") for bar in bars} == {"0"}
-    widths = {bar.get("class"): [] for bar in bars}
+    widths: dict[str | None, list[float]] = {bar.get("class"): [] for bar in bars}
     for bar in bars:
         widths[bar.get("class")].append(float(bar.get("width") or 0))
     assert widths["bar s0"][1] == pytest.approx(2 * widths["bar s0"][0], rel=0.01)

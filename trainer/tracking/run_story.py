@@ -27,7 +27,9 @@ State = Literal["not started", "running", "stopped", "finished"]
 E = TypeVar("E", bound=Event)
 
 _KINDS: dict[str, type[Event]] = {
-    kind.name(): kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event)
+    kind.name(): kind
+    for kind in vars(events).values()
+    if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
 }
 
 

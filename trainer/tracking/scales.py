@@ -120,7 +120,7 @@ def _log_range(low: float, high: float, num_ticks: int) -> tuple[float, float, t
     ticks = steps[below : above + 1]
     if len(ticks) > num_ticks + 2:
         tens = [step for step in ticks if f"{step:e}".startswith("1.000")]
-        ticks = tens[:: 1 + len(tens) // (num_ticks + 2)]
+        ticks = tens[:: math.ceil(len(tens) / (num_ticks + 2))]
     return steps[below], steps[above], tuple(ticks)
 
 

@@ -1,0 +1,10 @@
+"""What the process server of tests.support.ranks has loaded when it forks a rank. Nothing here may start a thread."""
+
+import torch
+import torch.distributed
+
+import trainer.cli
+import trainer.evaluation.evaluating
+import trainer.inference.generation
+import trainer.running
+import trainer.training.pretrain  # noqa: F401
