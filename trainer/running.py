@@ -59,6 +59,7 @@ class Session:
 def run_stages(session: Session) -> None:
     """The config's stages in turn; pretraining starts its own processes if the config asks for several."""
     for stage in session.config.stages:
+        session.stop.raise_if_requested()
         launch = session.config.launch
         if stage == "pretrain" and launch.processes > 1 and session.world.size == 1 and not session.folder.done.exists():
             with closing(make_tracker(session.config, session.folder, session.world, "prepare")) as tracker:

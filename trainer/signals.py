@@ -46,8 +46,13 @@ class StopRequest:
         finally:
             self._deferred = False
 
+    def raise_if_requested(self) -> None:
+        """End now if a signal came while signals were deferred. Raises Preempted."""
+        if self.requested:
+            raise Preempted(f"{self._signal}: stopped; start the same command again to go on")
+
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         again = self._signal is not None
         self._signal = self._signal or signal.Signals(number).name
         if not self._deferred or (again and number == signal.SIGINT):
-            raise Preempted(f"{self._signal}: stopped; start the same command again to go on")
+            self.raise_if_requested()

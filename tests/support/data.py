@@ -40,7 +40,9 @@ def make_small_data(folder: Path) -> Path:
     """Corpus, tokenizer and shards of 400 poems and 40 pages of WordNet, in about a second."""
     sources = []
     for name, count in (("poetry", 400), ("wordnet", 40)):
-        box = SourceSection(name=name, path=f"box:{ {'poetry': 'chinese-poetry', 'wordnet': 'wordnet-glosses'}[name]}.jsonl.zst")
+        box = SourceSection(
+            name=name, path=f"box:{ {'poetry': 'chinese-poetry', 'wordnet': 'wordnet-glosses'}[name] }.jsonl.zst"
+        )
         file = folder / "raw" / f"{name}.jsonl"
         file.parent.mkdir(exist_ok=True)
         documents = islice(read_source(box, 10_000_000), count)

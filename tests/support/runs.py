@@ -48,5 +48,5 @@ def rows_by_step(run: Path) -> dict[int, list[int]]:
                 except ValueError:
                     continue
                 parts[record["step"]][record["micro_batch"]] = record["rows"]
-        taken |= {step: sum((by[n] for n in sorted(by)), []) for step, by in parts.items()}
+        taken |= {step: [row for n in sorted(by) for row in by[n]] for step, by in parts.items()}
     return taken

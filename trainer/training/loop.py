@@ -76,21 +76,23 @@ class TrainingLoop:
     sample_log: SampleLog | None = None
 
     def run(self) -> TrainingState:
-        """Collective: train to the last step and save. Raises Preempted once the state is saved, or DivergedError."""
+        """Collective: train to the last step and save. Raises Preempted once the state is saved, or DivergedError.
+
+        Signals must be deferred meanwhile.
+        """
         started = time.monotonic()
         self._saved_step = self.state.step
         self._saved_at = self._epoch_started = time.monotonic()
         self.meter.leave_out_time_since_step()
         last_step = min(self.order.num_steps, self.config.stop_after or self.order.num_steps)
-        with self.stop.deferred():
-            if self.peers.any(self.stop.requested):
-                self._save_and_leave()
-            while self.state.step < last_step:
-                if self.state.step % self.validate_every == 0 and self.state.step:
-                    self._validate()
-                self._step()
-            self._validate()
-            self._save(must=True)
+        if self.peers.any(self.stop.requested):
+            self._save_and_leave()
+        while self.state.step < last_step:
+            if self.state.step % self.validate_every == 0 and self.state.step:
+                self._validate()
+            self._step()
+        self._validate()
+        self._save(must=True)
         finished = TrainingFinished(
             step=self.state.step,
             stage=self.stage.name,

@@ -99,7 +99,7 @@ def pretrain(
         )
     device = choose_device(config.device, world.local_rank)
     torch.use_deterministic_algorithms(config.deterministic)
-    with joined(world, device, config.collective_timeout_s) as peers, _lock_of_first(folder, world):
+    with joined(world, device, config.collective_timeout_s) as peers, stop.deferred(), _lock_of_first(folder, world):
         model = GPT(config.model, config.tokens.row_tokens)
         model.init_weights(config.seed)
         model.to(device)
