@@ -67,7 +67,7 @@ def _command(
     if options.command == "bench":
         from trainer.bench.table import bench
 
-        bench(options.presets, options.seconds, as_json=options.json)
+        bench(options.presets, options.seconds, compiled=options.compile, as_json=options.json)
         return
     config = _config(options)
     if options.command == "config":
@@ -173,6 +173,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("bench", help=bench_help, description=bench_help)
     command.add_argument("--presets", nargs="+", default=["tiny", "minimind-26m"], choices=preset_names(), metavar="NAME")
     command.add_argument("--seconds", type=float, default=60.0, help="time for each preset's pairs, in s")
+    command.add_argument("--compile", action="store_true", help="also measure with torch.compile")
     command.add_argument("--json", action="store_true", help="print JSON to stdout instead of a table")
     return parser
 

@@ -181,6 +181,7 @@ def test_gradients_are_clipped_to_the_global_norm_of_the_mean() -> None:
     assert clipped.norm().item() == pytest.approx(1.0, rel=1e-4)
 
 
+@pytest.mark.tools
 def test_compiled_and_plain_training_lose_alike(small_data: Path, tmp_path: Path) -> None:
     if shutil.which("c++") is None and shutil.which("g++") is None:
         pytest.fail("torch.compile on CPU needs a C++ compiler: apt-get install g++")

