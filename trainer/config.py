@@ -114,6 +114,8 @@ class TokensSection(Section):
     """Length of a training row, in tokens: the context that the model is trained on."""
     packing: Literal["best_fit", "concat"] = "best_fit"
     """best_fit: a document is cut only where it is longer than a row; concat: rows are filled to the last token."""
+    verify_hashes: bool = _unidentified(True)
+    """Compare the shards with their SHA-256 before training: about 1 s per GB at each start, on the first process."""
     workers: NonNegativeInt = _unidentified(0)
     """Processes that encode; 0: one per core. The bytes written do not depend on it."""
 

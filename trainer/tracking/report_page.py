@@ -115,6 +115,8 @@ def _state_note(story: RunStory) -> str:
         return f"Training is complete{at}. Last event: {last}."
     if story.state == "stopped":
         return f"Training was stopped{at} and its state is saved; starting it again continues it. Last event: {last}."
+    if story.state == "failed":
+        return f"The run failed{at}; the reason stands in the last line under What happened. Last event: {last}."
     if story.state == "running":
         return f"Training has no recorded end{at}: it goes on, or was cut off after its last event, {last}."
     return f"Training has not started yet. Last event: {last}."

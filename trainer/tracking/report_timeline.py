@@ -12,6 +12,7 @@ from trainer.events import (
     EpochDone,
     Evaluated,
     Event,
+    Failed,
     Generated,
     OrderChecked,
     Preempting,
@@ -123,6 +124,8 @@ def _told(group: Sequence[Event]) -> tuple[str, str, Tone]:
             exact = event.repeated == 0 and event.skipped == 0
             detail = f"{units.plural(event.samples, 'sample')}, {event.repeated:,} repeated, {event.skipped:,} skipped"
             return "Order of samples checked", detail, "good" if exact else "bad"
+        case Failed() as event:
+            return f"Failed with exit code {event.exit_code}", f"{event.kind}: {event.reason}", "bad"
         case SinkFailed() as event:
             return f"Sink {event.sink} failed and gets no more events", event.reason, "bad"
         case event:

@@ -10,6 +10,7 @@ from trainer.events import (
     CheckpointSaved,
     Evaluated,
     Event,
+    Failed,
     Generated,
     OrderChecked,
     Preempting,
@@ -23,7 +24,7 @@ from trainer.events import (
     Validated,
 )
 
-State = Literal["not started", "running", "stopped", "finished"]
+State = Literal["not started", "running", "stopped", "failed", "finished"]
 E = TypeVar("E", bound=Event)
 
 _KINDS: dict[str, type[Event]] = {
@@ -163,6 +164,8 @@ def _state(records: Sequence[Record]) -> State:
                 state = "running"
             case Preempting():
                 state = "stopped"
+            case Failed():
+                state = "failed"
             case TrainingFinished(complete=complete):
                 state = "finished" if complete else "stopped"
     return state

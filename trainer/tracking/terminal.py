@@ -1,6 +1,5 @@
 """Events for a person: a progress bar where one looks, plain lines in a log. Everything goes to stderr."""
 
-import math
 from typing import TextIO
 
 from rich.console import Console
@@ -28,6 +27,7 @@ from trainer.events import (
     TrainingStarted,
     Validated,
 )
+from trainer.tracking import units
 
 
 class Terminal:
@@ -77,8 +77,8 @@ def step_figures(event: StepsDone) -> str:
     """Loss, rate, speed, waiting, utilisation and time left of a step."""
     mfu = "" if event.mfu is None else f"  mfu {event.mfu:.0%}"
     return (
-        f"loss {event.loss:.4f}  lr {event.lr:.2e}  norm {event.grad_norm:.2f}  {count(event.tokens_per_s)} tok/s"
-        f"  data {event.data_wait_share:.1%}{mfu}  left {duration(event.eta_s)}"
+        f"loss {event.loss:.4f}  lr {event.lr:.2e}  norm {event.grad_norm:.2f}  {units.count(event.tokens_per_s)} tok/s"
+        f"  data {event.data_wait_share:.1%}{mfu}  left {units.duration(event.eta_s)}"
     )
 
 
@@ -91,14 +91,14 @@ def describe(event: Event) -> str | None:
             facts = "  ".join(f"{key} {value}" for key, value in event.summary.items())
             return (
                 f"== {event.stage}: "
-                + ("done before" if event.skipped else f"done in {duration(event.duration_s)}")
+                + ("done before" if event.skipped else f"done in {units.duration(event.duration_s)}")
                 + f"  {facts}"
             )
         case TrainingStarted():
             origin = f"from {event.resumed_from}" if event.resumed_from else "from the start"
             peak = "" if event.peak_tflops is None else f", peak {event.peak_tflops:.2f} TFLOPS"
             return (
-                f"{event.stage}: step {event.step} of {event.num_steps}, {origin}; {count(event.num_parameters)} parameters, "
+                f"{event.stage}: step {event.step} of {event.num_steps}, {origin}; {units.count(event.num_parameters)} parameters, "
                 f"{event.world_size} x {event.device} {event.precision}, {event.threads} threads each{peak}; "
                 f"{event.rows} rows of {event.row_tokens} tokens, {event.utilisation:.1%} used"
             )
@@ -107,7 +107,7 @@ def describe(event: Event) -> str | None:
         case StepSkipped():
             return f"step {event.step} skipped on all processes: {event.reason} ({event.skipped_in_a_row} in a row)"
         case EpochDone():
-            return f"epoch {event.epoch} done in {duration(event.epoch_time_s)}"
+            return f"epoch {event.epoch} done in {units.duration(event.epoch_time_s)}"
         case Validated():
             sources = "  ".join(f"{name} {value:.4f}" for name, value in event.by_source.items())
             return f"step {event.step}  held-out bits per byte {event.bits_per_byte:.4f}  ({sources})"
@@ -125,7 +125,7 @@ def describe(event: Event) -> str | None:
             return f"killed rank {event.rank} (process {event.pid}) at step {event.step}, as planned"
         case TrainingFinished():
             how = "finished" if event.complete else "stopped as configured"
-            took = duration(event.duration_s)
+            took = units.duration(event.duration_s)
             return f"{event.stage} {how} after step {event.step} in {took}, {event.skipped_steps} steps skipped"
         case Failed():
             return f"{event.kind}: {event.reason}"
@@ -151,22 +151,3 @@ def _table(bits_per_byte: dict[str, dict[str, float]]) -> list[str]:
     for name, values in bits_per_byte.items():
         lines.append(f"{name:{width}}  " + "  ".join(f"{values[source]:15.4f}" for source in sources))
     return lines
-
-
-def count(value: float) -> str:
-    """A number with three digits and a letter: 25.8M, 6.41k, 812."""
-    if not math.isfinite(value):
-        return str(value)
-    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= limit:
-            return f"{value / limit:.3g}{letter}"
-    return f"{value:.0f}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: 8.2 s, 3 min 05 s, 2 h 04 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    if seconds < 3600:
-        return f"{int(seconds // 60)} min {int(seconds % 60):02d} s"
-    return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60):02d} min"

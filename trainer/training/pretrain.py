@@ -27,7 +27,7 @@ from trainer.signals import StopRequest
 from trainer.tokens.encoding import check_tokens
 from trainer.tokens.order import Order
 from trainer.tokens.shards import MANIFEST as TOKENS_MANIFEST
-from trainer.tokens.shards import TokenRows, TokensManifest, read_manifest
+from trainer.tokens.shards import TokenRows, TokensManifest, read_manifest, verify_files
 from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder, check_vocabulary
 from trainer.tracking.hub import Tracker
 from trainer.training.batches import Batch
@@ -91,6 +91,8 @@ def pretrain(
     Returns the state at the end and the order of the whole run.
     """
     data = TrainingData.open(config, folder)
+    if world.is_first and config.tokens.verify_hashes:
+        verify_files(folder.tokens, data.manifest, hashes=True)
     order = order_of(config.pretrain, config.seed, len(data.train))
     if world.size > order.num_micro_batches:
         raise ConfigError(
