@@ -1,7 +1,7 @@
 """What the process server of tests.support.ranks has loaded when it forks a rank. Nothing here may start a thread."""
 
 import torch
-import torch._dynamo  # noqa: F401 - torch.optim would import it in each rank, 2 to 5 s
+import torch._dynamo
 import torch.distributed  # noqa: F401
 
 import trainer.cli

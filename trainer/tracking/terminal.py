@@ -49,7 +49,7 @@ class Terminal:
             return
         line = describe(event)
         if line is not None:
-            self._console.print(line, markup=False)
+            self._console.print(line.replace(units.GAP, " "), markup=False)
         if isinstance(event, TrainingFinished | Preempting):
             self._stop_bar()
 
@@ -97,8 +97,9 @@ def describe(event: Event) -> str | None:
         case TrainingStarted():
             origin = f"from {event.resumed_from}" if event.resumed_from else "from the start"
             peak = "" if event.peak_tflops is None else f", peak {event.peak_tflops:.2f} TFLOPS"
+            size = units.count(event.num_parameters)
             return (
-                f"{event.stage}: step {event.step} of {event.num_steps}, {origin}; {units.count(event.num_parameters)} parameters, "
+                f"{event.stage}: step {event.step} of {event.num_steps}, {origin}; {size} parameters, "
                 f"{event.world_size} x {event.device} {event.precision}, {event.threads} threads each{peak}; "
                 f"{event.rows} rows of {event.row_tokens} tokens, {event.utilisation:.1%} used"
             )

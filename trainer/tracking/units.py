@@ -3,7 +3,7 @@
 import math
 
 _STEPS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-_GAP = "\u00a0"
+GAP = "\u00a0"
 """Keeps a number and its unit on one line."""
 
 
@@ -24,7 +24,7 @@ def count(value: float) -> str:
 def size(value_bytes: float) -> str:
     """Bytes in powers of 1000."""
     if value_bytes < 1000:
-        return f"{value_bytes:.0f}{_GAP}B"
+        return f"{value_bytes:.0f}{GAP}B"
     return _prefixed(value_bytes) + "B"
 
 
@@ -33,20 +33,20 @@ def duration(value_s: float) -> str:
     if not math.isfinite(value_s):
         return number(value_s)
     if value_s < 1:
-        return f"{value_s * 1000:.0f}{_GAP}ms"
+        return f"{value_s * 1000:.0f}{GAP}ms"
     if value_s < 9.95:
-        return f"{value_s:.1f}{_GAP}s"
+        return f"{value_s:.1f}{GAP}s"
     seconds = round(value_s)
     for unit_s, unit, part_s, part in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
         if seconds >= unit_s:
             rest = seconds % unit_s // part_s
-            return f"{seconds // unit_s}{_GAP}{unit}" + (f" {rest}{_GAP}{part}" if rest else "")
-    return f"{seconds}{_GAP}s"
+            return f"{seconds // unit_s}{GAP}{unit}" + (f" {rest}{GAP}{part}" if rest else "")
+    return f"{seconds}{GAP}s"
 
 
 def share(value: float, digits: int = 1) -> str:
     """A fraction in per cent."""
-    return f"{100 * value:.{digits}f}{_GAP}%" if math.isfinite(value) else number(value)
+    return f"{100 * value:.{digits}f}{GAP}%" if math.isfinite(value) else number(value)
 
 
 def number(value: float) -> str:
@@ -69,5 +69,5 @@ def _prefixed(value: float) -> str:
         if abs(value) >= 0.9995 * factor:
             scaled = value / factor
             digits = 2 if abs(scaled) < 9.995 else 1 if abs(scaled) < 99.95 else 0
-            return f"{scaled:.{digits}f}{_GAP}{prefix}"
+            return f"{scaled:.{digits}f}{GAP}{prefix}"
     return f"{value:.0f}"
