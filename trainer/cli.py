@@ -75,13 +75,16 @@ def _command(
     elif options.command == "tokenizer" and options.action == "inspect":
         from trainer.tokens.inspecting import inspect_tokenizer
 
-        print("\n".join(inspect_tokenizer(RunFolder.of(config), options.text, options.pieces)))
+        print("\n".join(inspect_tokenizer(config, RunFolder.of(config), options.text, options.pieces)))
     elif options.command == "generate" and options.prompt is not None:
         _generate(config, options.prompt)
     else:
+        from trainer.elastic.local import SHARED_STORE_HINT
         from trainer.running import Session, run_stage, run_stages
 
         session = Session.open(config, world, stop, environment)
+        if world.shares_store:
+            print(f"trainer: {SHARED_STORE_HINT}", file=sys.stderr)
         session_events.append((session.folder.events, config.hash()))
         if options.command == "run":
             run_stages(session)
@@ -149,6 +152,8 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="trainer", description="From raw text to a GPT. One config file describes a run.")
     parser.add_argument("--version", action="version", version=__version__)
+    # deepspeed's launcher puts it in front; the environment says the same
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
     shared = _shared_options()
     run_help = "do the config's stages in turn; what is done is skipped"
@@ -186,6 +191,4 @@ def _shared_options() -> "_Parser":
     shared.add_argument("--use_wandb", action="store_true", help="send events to Weights & Biases")
     shared.add_argument("--wandb_project", metavar="NAME", help="wandb project")
     shared.add_argument("--wandb_run_name", metavar="NAME", help="wandb run name")
-    # deepspeed's launcher appends it; the environment says the same
-    shared.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)
     return shared

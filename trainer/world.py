@@ -16,6 +16,8 @@ class World:
     size: int = 1
     local_rank: int = 0
     restart: int = 0
+    shares_store: bool = False
+    """Under a torchrun that may restart processes and shares its rendezvous store with them."""
 
     @staticmethod
     def of(environment: Mapping[str, str]) -> "World":
@@ -24,7 +26,10 @@ class World:
         for name, value in values.items():
             if not value.isdecimal():
                 raise UsageError(f"{name}={value}: must be a number; start with torchrun, or unset it")
-        return World(*map(int, values.values()))
+        may_restart = environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
+        shares_store = may_restart and environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+        rank, size, local_rank, restart = map(int, values.values())
+        return World(rank, size, local_rank, restart, shares_store)
 
     @property
     def is_first(self) -> bool:

@@ -43,6 +43,13 @@ def test_the_torchrun_line_of_the_readme_is_understood() -> None:
     assert (options.command, options.use_wandb, options.wandb_project) == ("pretrain", True, "my-project")
 
 
+def test_the_deepspeed_launchers_argument_is_understood() -> None:
+    from trainer.cli import _parser
+
+    options = _parser().parse_args(["--local_rank=1", "pretrain", "--config", "run.yaml"])
+    assert (options.command, options.local_rank) == ("pretrain", 1)
+
+
 @pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/lab.md"])
 def test_links_files_and_make_targets_in_documents_exist(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")

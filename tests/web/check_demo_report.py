@@ -1,6 +1,6 @@
 """The promises of the demo, checked on what `make demo` left behind. Not collected by itself: CI runs it after the demo.
 
-    python -m pytest tests/web/check_demo_report.py
+python -m pytest tests/web/check_demo_report.py
 """
 
 import json

@@ -8,6 +8,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
@@ -88,13 +89,13 @@ class PlainLoop:
         self._device = device
         self._row_tokens = config.tokens.row_tokens
         data = TrainingData.open(config, folder)
-        train = [shard for shard in data.manifest.shards if shard.split == "train"]
-        self._shards = [read_array(folder.tokens / f"{shard.name}.tokens", data.manifest.dtype) for shard in train]
-        ends = [read_array(folder.tokens / f"{shard.name}.ends", "<i8") for shard in train]
-        places = [(number, int(end)) for number, each in enumerate(ends) for end in each]
-        starts = {number: np.concatenate([[1], each[:-1]]) for number, each in enumerate(ends)}
-        self._documents = [(number, int(start)) for number, each in starts.items() for start in each]
-        self._lengths = [end - start for (_, end), (_, start) in zip(places, self._documents, strict=True)]
+        self._shards: list[NDArray[np.generic]] = []
+        self._documents: list[tuple[int, int, int]] = []  # shard, start, length
+        for number, shard in enumerate(shard for shard in data.manifest.shards if shard.split == "train"):
+            self._shards.append(read_array(folder.tokens / f"{shard.name}.tokens", data.manifest.dtype))
+            ends = read_array(folder.tokens / f"{shard.name}.ends", "<i8").tolist()
+            for start, end in zip([1, *ends[:-1]], ends, strict=True):
+                self._documents.append((number, start, end - start))
         self._model = GPT(config.model, self._row_tokens)
         self._model.init_weights(config.seed)
         self._model.to(device)
@@ -121,8 +122,8 @@ class PlainLoop:
         inputs = np.full((num_rows, self._row_tokens), END_OF_TEXT, np.int64)
         targets = np.full((num_rows, self._row_tokens), IGNORED, np.int64)
         for row, index in enumerate(self._random.integers(len(self._documents), size=num_rows).tolist()):
-            shard, start = self._documents[index]
-            length = min(self._lengths[index], self._row_tokens)
+            shard, start, length = self._documents[index]
+            length = min(length, self._row_tokens)
             ids = self._shards[shard][start - 1 : start + length]
             inputs[row, :length], targets[row, :length] = ids[:-1], ids[1:]
         return torch.from_numpy(inputs).to(self._device), torch.from_numpy(targets).to(self._device)

@@ -23,6 +23,11 @@ DISABLE_SHARED_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 """Set to 1, or an agent that joins or replaces another hangs: torch's rank 0 keeps the store address of the first round and
 never announces it in the next (torch/distributed/elastic/rendezvous/dynamic_rendezvous.py, `next_rendezvous`)."""
 
+SHARED_STORE_HINT = (
+    f"this torchrun shares its rendezvous store, so a process that joins or comes back may hang all; start it with "
+    f"{DISABLE_SHARED_STORE}=1 in its environment"
+)
+
 
 def elastic_environment(environment: Mapping[str, str], threads: int) -> dict[str, str]:
     """The environment in which torchrun has to start."""

@@ -1,6 +1,6 @@
 """What `trainer tokenizer inspect` shows: readable pieces, and bytes per token by source."""
 
-from trainer.config import NUM_BYTES, NUM_SPECIAL_TOKENS
+from trainer.config import NUM_BYTES, NUM_SPECIAL_TOKENS, Config
 from trainer.run_folder import RunFolder
 from trainer.tokens.encoding import measure_by_source
 from trainer.tokens.tokenizer import SPECIAL_TOKENS, TOKENIZER_FILE, TextEncoder, readable
@@ -12,7 +12,7 @@ _SAMPLES = (
 )
 
 
-def inspect_tokenizer(folder: RunFolder, text: str | None, num_pieces: int) -> list[str]:
+def inspect_tokenizer(config: Config, folder: RunFolder, text: str | None, num_pieces: int) -> list[str]:
     """Lines for a person. Blanks are shown as ␣, line ends as ⏎, bytes that are no whole character as hexadecimal."""
     encoder = TextEncoder(folder.tokenizer / TOKENIZER_FILE)
     if text is not None:
@@ -25,8 +25,9 @@ def inspect_tokenizer(folder: RunFolder, text: str | None, num_pieces: int) -> l
         chosen = {first + (encoder.vocab_size - 1 - first) * n // max(1, num_pieces - 1) for n in range(num_pieces)}
         lines.append("learned: " + "  ".join(f"{each} {readable(encoder.decode_bytes([each]))}" for each in sorted(chosen)))
     if folder.corpus.exists():
+        languages = {source.name: source.language for source in config.corpus.sources}
         for name, value in measure_by_source(folder.corpus, encoder).items():
-            lines.append(f"{name:24} {value:.2f} bytes per token, held out")
+            lines.append(f"{languages.get(name, '?')}  {name:24} {value:.2f} bytes per token, held out")
     for sample in _SAMPLES:
         lines += _cut(encoder, sample)
     return lines

@@ -1,5 +1,5 @@
-"""Which rows a step takes, in which micro-batches, on which rank: pure functions of (seed, step), never of the world size
-beyond the last one.
+"""Which rows a step takes and in which micro-batches: pure functions of (seed, step). Only the last question, which rank
+computes which micro-batch, knows the world size.
 
     position p = step * G + j            0 <= j < G, G rows in a global batch
     row(p)     = permutation(seed, epoch = p // N)[p % N]       N rows in all

@@ -97,9 +97,9 @@ def describe(event: Event) -> str | None:
         case TrainingStarted():
             origin = f"from {event.resumed_from}" if event.resumed_from else "from the start"
             peak = "" if event.peak_tflops is None else f", peak {event.peak_tflops:.2f} TFLOPS"
-            size = units.count(event.num_parameters)
+            parameters = units.count(event.num_parameters)
             return (
-                f"{event.stage}: step {event.step} of {event.num_steps}, {origin}; {size} parameters, "
+                f"{event.stage}: step {event.step} of {event.num_steps}, {origin}; {parameters} parameters, "
                 f"{event.world_size} x {event.device} {event.precision}, {event.threads} threads each{peak}; "
                 f"{event.rows} rows of {event.row_tokens} tokens, {event.utilisation:.1%} used"
             )

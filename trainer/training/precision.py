@@ -30,7 +30,7 @@ def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:
 
 
 def bf16_pays(device: torch.device) -> bool:
-    """Whether bf16 matrix products are faster here than fp32 ones (TF32 on cuda counts as fp32's speed is given up for it)."""
+    """Whether to compute in bf16 here: on cuda where the GPU has it, on CPU where a measurement says that it is faster."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type == "mps":
