@@ -88,7 +88,10 @@ class HashingWriter:
 
     def write(self, data: bytes | memoryview) -> None:
         """Append bytes, in chunks, so that hashing never holds up other threads for long."""
-        view = memoryview(data).cast("B")
+        view = memoryview(data)
+        if view.nbytes == 0:  # which cannot be cast
+            return
+        view = view.cast("B")
         for start in range(0, len(view), CHUNK_BYTES):
             chunk = view[start : start + CHUNK_BYTES]
             self._disk.write(self._file, chunk)

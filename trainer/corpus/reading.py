@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import zstandard
 
@@ -147,10 +147,40 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
             with gzip.open(raw) as stream:
                 yield io.BufferedReader(stream)
         elif file.suffix == ".zst":
-            with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as stream:
-                yield io.BufferedReader(stream)
+            yield io.BufferedReader(ZstdReader(raw))
         else:
             yield raw
+
+
+class ZstdReader(io.RawIOBase):
+    """Decompressed bytes of one or more Zstandard frames. Raises EOFError where the last frame breaks off, at which
+    zstandard's own stream reader just ends.
+    """
+
+    def __init__(self, raw: IO[bytes]) -> None:
+        self._raw = raw
+        self._frame = zstandard.ZstdDecompressor().decompressobj()
+        self._between_frames = True
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while not self._ready:
+            data = self._frame.unused_data if self._frame.eof else b""
+            data = data or self._raw.read(1 << 16)
+            if not data:
+                if not self._between_frames:
+                    raise EOFError("the last Zstandard frame has no end")
+                return 0
+            if self._frame.eof:
+                self._frame = zstandard.ZstdDecompressor().decompressobj()
+            self._ready = self._frame.decompress(data)
+            self._between_frames = self._frame.eof
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
 
 
 def _kind(file: Path) -> str:

@@ -10,6 +10,7 @@ from typing import Literal
 import zstandard
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from trainer.corpus.reading import ZstdReader
 from trainer.errors import CorpusError
 from trainer.files import FileRecord, HashingWriter, write_json
 
@@ -121,10 +122,10 @@ def read_part(folder: Path, part: Part) -> Iterator[str]:
     path = folder / part.file
     try:
         with path.open("rb") as raw:
-            stream = io.BufferedReader(zstandard.ZstdDecompressor().stream_reader(raw))
+            stream = io.BufferedReader(ZstdReader(raw))
             for line in stream:
                 yield json.loads(line)["text"]
-    except (OSError, zstandard.ZstdError, ValueError, KeyError) as error:
+    except (OSError, EOFError, zstandard.ZstdError, ValueError, KeyError) as error:
         raise CorpusError(f"{path}: damaged or missing ({error}); remove {folder} and run `trainer prepare` again") from None
 
 

@@ -1,0 +1,192 @@
+"""A config is checked at birth; its errors say where, what, why and the way out; its hash is the run's identity."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from trainer.config import Config, Section
+from trainer.config_loading import config_schema, dump_config, load_config, preset_names
+from trainer.errors import ConfigError
+
+
+def error_of(text: str, tmp_path: Path, *overrides: str) -> str:
+    file = tmp_path / "c.yaml"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError) as raised:
+        load_config(file, overrides)
+    return str(raised.value).replace(f"{file}", "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted"),
+    [
+        ("pretrain:\n  micro_bach: 4", "c.yaml:2: pretrain.micro_bach: unknown key; did you mean micro_batch?"),
+        ("nonsense: 1", "c.yaml:1: nonsense: unknown key; known here: name, run_dir, data_dir, stages, seed"),
+        ("seed: 1\nseed: 2", "c.yaml:2: key 'seed' stands here a second time"),
+        ("seed: -1", "c.yaml:1: seed: Input should be greater than or equal to 0, not -1"),
+        (
+            "seed: 1\npretrain:\n  global_batch: 256\n  micro_batch: 12",
+            "c.yaml:2: pretrain: micro_batch 12 does not divide global_batch 256; nearest: 8, 16",
+        ),
+        ("pretrain: {epochs: 1, steps: 2}", "c.yaml:1: pretrain: epochs and steps are both given; remove one of them"),
+        (
+            "pretrain: {steps: 50, schedule: {warmup_steps: 50}}",
+            "c.yaml:1: pretrain: schedule.warmup_steps 50 must be below steps 50",
+        ),
+        (
+            "model: {hidden_size: 100, num_heads: 8}",
+            "c.yaml:1: model: num_heads 8 does not divide hidden_size 100; nearest: 5, 10",
+        ),
+        ("model: {num_kv_heads: 3}", "c.yaml:1: model: num_kv_heads 3 does not divide num_heads 8; nearest: 2, 4"),
+        ("model: {vocab_size: 200}", "c.yaml:1: model: vocab_size 200 is below 292: 36 reserved ids and 256 bytes"),
+        (
+            "pretrain: {global_batch: 65536, micro_batch: 16}",
+            "pretrain.global_batch 65536 x tokens.row_tokens 512 is 33554432 tokens a step; it must stay below 16777216",
+        ),
+        (
+            "launch: {processes: 17}",
+            "launch.processes 17 is above the 16 micro-batches of a step; lower it, or lower pretrain.micro_batch 16",
+        ),
+        (
+            "launch: {kill: [{rank: 1, at_step: 3}]}",
+            "launch.kill names rank 1; with launch.processes 2 or more, ranks start at 0",
+        ),
+        (
+            "corpus: {sources: [{name: a, path: x}, {name: a, path: y}]}",
+            "c.yaml:1: corpus: source name 'a' is used twice; each source needs its own",
+        ),
+        ("corpus:\n  sources:\n    - {name: Bad Name, path: x}", "c.yaml:3: corpus.sources[0].name: String should match"),
+        ("device: tpu", "c.yaml:1: device: Input should be 'auto', 'cuda', 'mps' or 'cpu', not 'tpu'"),
+        ("checkpoint: {keep: 1}", "c.yaml:1: checkpoint.keep: Input should be greater than or equal to 2, not 1"),
+        ("model: 5", "c.yaml:1: model: Input should be a valid dictionary or instance of ModelSection"),
+        ("a: [1", "c.yaml:1: not YAML: expected ',' or ']'"),
+        ("- 1", "c.yaml: holds a list; a config is a mapping of sections"),
+        ("trainer: 5", "c.yaml:1: trainer must be a mapping of sections"),
+        ("preset: huge", "preset 'huge' is not one of minimind-26m, minimind-64m, tiny"),
+        ("tokens: {row_tokens: 65536}", "tokens.row_tokens 65536 is above model.max_positions 32768"),
+    ],
+)
+def test_a_mistake_gets_one_line_with_place_rule_and_way_out(text: str, wanted: str, tmp_path: Path) -> None:
+    assert error_of(text, tmp_path).startswith(wanted)
+
+
+def test_mistakes_on_the_command_line_say_so(tmp_path: Path) -> None:
+    assert error_of("", tmp_path, "seed").startswith("--set seed: expected section.key=value")
+    assert error_of("", tmp_path, "seed=[").startswith("--set seed=[: the value is not YAML")
+    assert error_of("", tmp_path, "seed=x").startswith("--set: seed: Input should be a valid integer")
+    assert error_of("seed: 5", tmp_path, "seed.a=1") == "--set seed.a=1: seed is not a section"
+
+
+def test_set_wins_over_file_and_file_over_preset(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("preset: tiny\nmodel: {num_layers: 3}\npretrain: {optimizer: {lr: 5e-4}}")
+    config = load_config(file, ["model.ffn_size=256"])
+    assert (config.model.hidden_size, config.model.num_layers, config.model.ffn_size) == (128, 3, 256)
+    assert config.pretrain.optimizer.lr == 5e-4
+    assert load_config(file, ["model.num_layers=2"]).model.num_layers == 2
+    assert load_config(file, preset="minimind-26m").model.hidden_size == 512
+
+
+def test_a_run_file_s_trainer_part_is_the_config(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("backend: job\nnodes: 2\ntrainer:\n  preset: tiny\n  seed: 9\n")
+    assert load_config(file).seed == 9
+    file.write_text("backend: job\ntrainer:\n  sed: 9\n")
+    with pytest.raises(ConfigError, match=r"run\.yaml:3: sed: unknown key; did you mean seed\?"):
+        load_config(file)
+
+
+def test_a_config_is_frozen() -> None:
+    config = load_config(None)
+    with pytest.raises(ValidationError):
+        config.seed = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_the_resolved_file_gives_the_same_config_again(preset: str, tmp_path: Path) -> None:
+    config = load_config(None, ["corpus.sources=[{name: a, path: x}]", "run_dir=somewhere"], preset)
+    file = tmp_path / "resolved.yaml"
+    file.write_text(dump_config(config))
+    assert load_config(file) == config
+    assert load_config(file).hash() == config.hash()
+
+
+def test_key_order_and_comments_never_change_the_hash(tmp_path: Path) -> None:
+    one, other = tmp_path / "1.yaml", tmp_path / "2.yaml"
+    one.write_text("seed: 5\npretrain: {global_batch: 64, micro_batch: 8}\n")
+    other.write_text("# a comment\npretrain:\n  micro_batch: 8\n  global_batch: 64\nseed: 5\n")
+    assert load_config(one).hash() == load_config(other).hash()
+
+
+NOT_IDENTITY = {
+    "name", "run_dir", "data_dir", "stages", "device", "compile", "deterministic", "collective_timeout_s", "launch",
+    "validation", "checkpoint", "tracking", "evaluate", "generate", "tokens.workers", "tokens.verify_hashes",
+    "pretrain.max_skipped_in_a_row", "pretrain.stop_after", "pretrain.sample_log", "corpus.sources.path",
+    "corpus.sources.language",
+}  # fmt: skip
+
+
+def other_value(value: Any) -> Any:
+    match value:
+        case bool():
+            return not value
+        case int():
+            return value * 2 or 1
+        case float():
+            return value / 2 or 0.25
+        case "auto":
+            return "fp32"
+        case "best_fit":
+            return "concat"
+        case "cosine":
+            return "wsd"
+        case None:
+            return 1
+        case tuple():
+            return [item / 2 for item in value]
+        case _:
+            return f"{value}x"
+
+
+def test_the_hash_changes_with_each_field_that_determines_the_result_and_with_no_other() -> None:
+    base = load_config(None, ["corpus.sources=[{name: a, path: x}]", "pretrain.steps=1000", "pretrain.clip_norm=1.0"])
+    identity = base.identity()
+    checked = set()
+
+    def walk(section: Section, values: Any, path: tuple[str, ...]) -> None:
+        for name in type(section).model_fields:
+            dotted = ".".join((*path, name))
+            value = getattr(section, name)
+            if dotted in NOT_IDENTITY:
+                assert name not in values, dotted
+                checked.add(dotted)
+            elif isinstance(value, Section):
+                walk(value, values[name], (*path, name))
+            elif dotted == "corpus.sources":
+                walk(value[0], values[name][0], (*path, name))
+            else:
+                changed = section.model_copy(update={name: other_value(value)})
+                assert Config.identity(changed) != Config.identity(section), dotted  # type: ignore[arg-type]
+                assert name in values, dotted
+
+    walk(base, identity, ())
+    assert checked == NOT_IDENTITY
+    for setting in ("seed=7", "model.ffn_size=704", "pretrain.optimizer.lr=0.5", "corpus.held_out=0.1"):
+        assert load_config(None, [*SAME, setting]).hash() != base.hash()
+    for setting in ("name=other", "launch.processes=2", "checkpoint.every_steps=3", "corpus.sources=[{name: a, path: y}]"):
+        assert load_config(None, [*SAME, setting]).hash() == base.hash()
+
+
+SAME = ["corpus.sources=[{name: a, path: x}]", "pretrain.steps=1000", "pretrain.clip_norm=1.0"]
+
+
+def test_every_field_has_a_description_in_the_schema() -> None:
+    schema = json.loads(config_schema())
+    for name, section in {"Config": schema, **schema["$defs"]}.items():
+        if section.get("type") == "object":
+            assert section["additionalProperties"] is False, name
+            for field, value in section["properties"].items():
+                assert value.get("description") or "$ref" in value, f"{name}.{field}"  # a section describes itself

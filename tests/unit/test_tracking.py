@@ -1,0 +1,123 @@
+"""Sinks: the event log heals, a failing sink is dropped and told, every event has its words or none on purpose."""
+
+import io
+import json
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any, get_type_hints
+
+import pytest
+
+from trainer import events
+from trainer.errors import RunFolderError
+from trainer.events import EpochDone, Event, Record, StageStarted, StepsDone, Validated, read_events
+from trainer.files import locked
+from trainer.tracking.hub import Tracker
+from trainer.tracking.json_lines import JsonLines
+from trainer.tracking.terminal import Terminal, describe
+from trainer.tracking.wandb_sink import metrics
+
+ALL_EVENTS = [
+    kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
+]
+
+
+def example(kind: type[Event]) -> Event:
+    """An event with a value for each of its fields."""
+    values: dict[str, Any] = {"step": 7}
+    hints = get_type_hints(kind)
+    for field in fields(kind):
+        if field.name == "step" or field.default is not MISSING:
+            continue
+        hint = str(hints[field.name])
+        samples = {"str": "word", "int": 3, "float": 0.5, "bool": True}
+        if "dict[str, dict" in hint:
+            values[field.name] = {"model": {"a": 1.0, "all": 1.5}}
+        elif "dict" in hint:
+            values[field.name] = {"a": 1.0}
+        elif "list" in hint:
+            values[field.name] = [1, 2]
+        else:
+            values[field.name] = next(value for word, value in samples.items() if word in hint)
+    return kind(**values)
+
+
+@pytest.mark.parametrize("kind", ALL_EVENTS, ids=lambda kind: kind.name())
+def test_every_event_has_words_for_a_person_and_a_line_in_the_log(kind: type[Event], tmp_path: Path) -> None:
+    event = example(kind)
+    assert describe(event)
+    stream = io.StringIO()
+    Terminal(stream).write(Record(1.0, "r", event))
+    assert stream.getvalue().strip()
+    assert "\x1b" not in stream.getvalue()
+    sink = JsonLines(tmp_path / "events.jsonl")
+    sink.write(Record(1.0, "r", event))
+    sink.close()
+    ((_, record),) = read_events(tmp_path / "events.jsonl")
+    assert (record["event"], record["run"], record["step"]) == (kind.name(), "r", 7)
+    assert set(record) == {"time", "event", "run"} | {field.name for field in fields(kind)}
+    assert kind.__doc__ != Event.__doc__
+
+
+def test_a_torn_last_line_is_closed_and_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"event": "a", "step": 1}\n{"event": "b", "st')
+    sink = JsonLines(path)
+    sink.write(Record(1.0, "r", StageStarted(stage="x")))
+    sink.close()
+    assert [record["event"] for _, record in read_events(path)] == ["a", "stage_started"]
+    offsets = [offset for offset, _ in read_events(path)]
+    assert [record["event"] for _, record in read_events(path, offsets[0])] == ["stage_started"]
+    assert json.loads(path.read_text().splitlines()[-1])["stage"] == "x"
+
+
+class Failing:
+    """A sink that fails from its second event on."""
+
+    name = "failing"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def write(self, record: Record) -> None:
+        self.calls += 1
+        if self.calls > 1:
+            raise ConnectionError("the server is gone")
+
+    def close(self) -> None:
+        raise AssertionError("it was dropped")
+
+
+def test_a_failing_sink_is_dropped_and_told_to_the_others(tmp_path: Path) -> None:
+    failing = Failing()
+    tracker = Tracker("r", [failing, JsonLines(tmp_path / "events.jsonl")])
+    for number in range(4):
+        tracker.emit(EpochDone(step=number, epoch=number, epoch_time_s=1.0))
+    tracker.close()
+    records = [record for _, record in read_events(tmp_path / "events.jsonl")]
+    assert [record["event"] for record in records] == ["epoch_done", "sink_failed", *["epoch_done"] * 3]
+    assert records[1]["reason"] == "ConnectionError: the server is gone"
+    assert failing.calls == 2
+
+
+def test_charts_have_the_names_that_minimind_s_users_know() -> None:
+    loss = metrics(Record(1.0, "r", example(StepsDone)))
+    assert {"step", "loss", "lr", "tokens_per_s", "mfu"} <= set(loss)
+    assert metrics(Record(1.0, "r", EpochDone(step=5, epoch=1, epoch_time_s=2.5))) == {"step": 5, "epoch_time": 2.5}
+    assert "bits_per_byte/a" in metrics(Record(1.0, "r", example(Validated)))
+    assert metrics(Record(1.0, "r", StageStarted(stage="x"))) == {}
+
+
+def test_event_names_are_all_different() -> None:
+    names = [kind.name() for kind in ALL_EVENTS]
+    assert len(set(names)) == len(names) > 15
+    assert all(getattr(events, kind.__name__) is kind for kind in ALL_EVENTS)
+
+
+def test_a_lock_names_its_holder_and_ends_with_the_block(tmp_path: Path) -> None:
+    with locked(tmp_path / "run" / "lock", "process A"):
+        wanted = "process A works in this folder; stop it, or choose another run_dir"
+        with pytest.raises(RunFolderError, match=wanted), locked(tmp_path / "run" / "lock", "process B"):
+            pass
+    with locked(tmp_path / "run" / "lock", "process B"):
+        assert (tmp_path / "run" / "lock").read_text() == "process B\n"
