@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from typing import IO, Any
 from trainer.errors import RunFolderError, StorageError
 
 CHUNK_BYTES = 4 << 20
+LOCK_WAIT_S = 1.5
 PARTIAL_SUFFIX = ".partial"
 """Ends the name of everything that is not committed; a reader ignores such names and the next writer removes them."""
 
@@ -187,22 +189,31 @@ def storage_errors(path: Path) -> Iterator[None]:
 def locked(path: Path, owner: str) -> Iterator[None]:
     """Hold an exclusive lock on a file while the block runs; the kernel frees it when the process dies.
 
-    Raises RunFolderError if another process holds it.
+    Waits LOCK_WAIT_S for a process that is just ending. Raises RunFolderError if another process holds it.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise RunFolderError(f"{path.parent}: {holder} works in this folder; stop it, or choose another run_dir") from None
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while not _try_lock(file):
+            if time.monotonic() > deadline:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise RunFolderError(f"{path.parent}: {holder} works in this folder; stop it, or choose another run_dir")
+            time.sleep(0.05)
         file.truncate(0)
         file.write(f"{owner}\n")
         file.flush()
         yield
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _remove_quietly(path: Path, disk: Disk) -> None:

@@ -117,21 +117,32 @@ def test_a_permanent_error_in_a_training_process_ends_run_with_its_line_and_no_r
 
 
 @pytest.mark.timeout(200)
-def test_sigterm_to_run_saves_in_its_processes_and_exits_143(small_data: Path, tmp_path: Path) -> None:
+def test_a_spent_restart_budget_exits_75(small_data: Path, tmp_path: Path) -> None:
+    launch = {"processes": 2, "max_restarts": 0, "kill": [{"rank": 0, "at_step": 5}]}
+    config = write_config(tmp_path / "config.yaml", small_data, stages=["pretrain"], launch=launch, pretrain__steps=100_000)
+    processes = ranks.trainer("run", "--config", str(config), folder=tmp_path)
+    assert processes.wait() == [75], processes.text()
+    last = processes.outputs[0].read_text().splitlines()[-1]
+    assert last.startswith("trainer: training ended with code 1 after at most 0 restarts")
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+def test_a_signal_to_run_ends_its_processes_saved(number: signal.Signals, code: int, small_data: Path, tmp_path: Path) -> None:
     config = write_config(
         tmp_path / "config.yaml", small_data, stages=["pretrain"], launch={"processes": 2}, pretrain__steps=100_000
     )
     run = tmp_path / "run"
     process = ranks.trainer("run", "--config", str(config), folder=tmp_path)
     process.wait_for(lambda: runs.last_step(run) >= 5)
-    process.signal(signal.SIGTERM, 0)
-    assert process.wait() == [143], process.text()
-    assert runs.newest_step(run) == runs.last_step(run) > 0
+    process.signal(number, 0)
+    assert process.wait() == [code], process.text()
     pids = runs.events(run, "training_started")[-1]["pids"]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < deadline, "training processes are left behind"
         time.sleep(0.05)
+    assert runs.newest_step(run) == runs.last_step(run) > 0
 
 
 def test_use_wandb_tracks_offline_and_keeps_its_run_after_a_resume(small_data: Path, tmp_path: Path) -> None:

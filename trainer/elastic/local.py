@@ -1,5 +1,6 @@
 """Training processes on this machine under torchrun: started, watched, stopped, and their end turned into one outcome."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from trainer.events import Failed, RankKilled, StepsDone, TrainingStarted, read_
 from trainer.tracking.hub import Tracker
 
 POLL_S = 0.2
+_PR_SET_PDEATHSIG = 1
 STOP_DEADLINE_S = 60.0
 """Processes that were asked to stop get this long to save."""
 
@@ -54,7 +56,7 @@ class LocalRun:
         self._tracker = tracker
         self._offset = events.stat().st_size if events.exists() else 0
         self._pids: list[int] = []
-        self._to_kill: list[KillSpec] = list(launch.kill)
+        self._to_kill = _not_yet_done(launch.kill, events)
         self._failure: dict[str, Any] | None = None
 
     def run(self, environment: Mapping[str, str]) -> None:
@@ -62,7 +64,9 @@ class LocalRun:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         threads = self._launch.threads_per_process or max(1, cores // self._launch.processes)
         command = torchrun_command(self._launch, self._arguments)
-        process = subprocess.Popen(command, env=elastic_environment(environment, threads), start_new_session=True)
+        process = subprocess.Popen(
+            command, env=elastic_environment(environment, threads), start_new_session=True, preexec_fn=_end_with_parent
+        )
         try:
             while process.poll() is None:
                 time.sleep(POLL_S)
@@ -113,6 +117,22 @@ class LocalRun:
                 f"training ended with code {returncode} after at most {self._launch.max_restarts} restarts; the processes' own "
                 "words stand above; start the same command again to go on from the last checkpoint"
             )
+
+
+def _not_yet_done(kills: Sequence[KillSpec], events: Path) -> list[KillSpec]:
+    """The planned faults that no earlier call of this run has carried out."""
+    left = list(kills)
+    for _, record in read_events(events):
+        if record.get("event") == RankKilled.name():
+            done = [kill for kill in left if kill.rank == record["rank"] and kill.at_step <= record["step"]]
+            left = [kill for kill in left if kill not in done[:1]]
+    return left
+
+
+def _end_with_parent() -> None:
+    """In the child: get SIGTERM, and so save and end, when this process is killed. Linux has it; elsewhere nothing is done."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def _error_of(failure: Mapping[str, Any]) -> TrainerError:

@@ -4,6 +4,7 @@ from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 from trainer.events import (
     CheckpointDamaged,
@@ -57,13 +58,9 @@ class Terminal:
         self._stop_bar()
 
     def _start_bar(self, event: TrainingStarted) -> None:
-        columns = (
-            TextColumn(event.stage),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[figures]}"),
-        )
-        self._progress = Progress(*columns, console=self._console)
+        figures = TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
+        bar = BarColumn(bar_width=10)
+        self._progress = Progress(bar, MofNCompleteColumn(), figures, console=self._console, expand=True)
         self._progress.start()
         self._task = self._progress.add_task(event.stage, total=event.num_steps, completed=event.step or 0, figures="")
 
@@ -77,8 +74,8 @@ def step_figures(event: StepsDone) -> str:
     """Loss, rate, speed, waiting, utilisation and time left of a step."""
     mfu = "" if event.mfu is None else f"  mfu {event.mfu:.0%}"
     return (
-        f"loss {event.loss:.4f}  lr {event.lr:.2e}  norm {event.grad_norm:.2f}  {units.count(event.tokens_per_s)} tok/s"
-        f"  data {event.data_wait_share:.1%}{mfu}  left {units.duration(event.eta_s)}"
+        f"loss {event.loss:.4f}  {units.count(event.tokens_per_s)} tok/s  left {units.duration(event.eta_s)}{mfu}"
+        f"  data {event.data_wait_share:.1%}  lr {event.lr:.2e}  norm {event.grad_norm:.2f}"
     )
 
 
