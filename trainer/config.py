@@ -86,6 +86,8 @@ class CorpusSection(Section):
     """Longer documents are refused as bad lines, in characters: one runaway line must not fill the memory."""
     max_bad_lines: NonNegativeInt = 100
     """The stage fails when more lines than this cannot be read."""
+    cut_text_chars: PositiveInt = 20_000
+    """A plain text file becomes documents of about this many characters, cut at blank lines; JSON lines stay whole."""
     part_bytes: PositiveInt = 4_000_000
     """Clean text per output file, in bytes: the unit that encoding works on in parallel and resumes by."""
 

@@ -6,6 +6,7 @@ told again; of two events with the same name and step, the later one holds.
 """
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -209,7 +210,12 @@ class Record:
         fields = asdict(self.event)
         step = fields.pop("step")
         head = {"time": round(self.time, 3), "event": self.event.name(), "run": self.run, "step": step}
-        return json.dumps(head | fields, ensure_ascii=False)
+        return json.dumps(head | _with_null_for_non_finite(fields), ensure_ascii=False)
+
+
+def _with_null_for_non_finite(fields: dict[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN and no infinity."""
+    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in fields.items()}
 
 
 def read_events(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -22,6 +22,7 @@ from trainer.files import write_file, write_json
 from trainer.run_folder import RunFolder
 from trainer.signals import StopRequest
 from trainer.tokens.encoding import encode_corpus, make_tokenizer, measure_by_source
+from trainer.tokens.shards import read_manifest
 from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder
 from trainer.tracking.hub import Tracker
 from trainer.tracking.progress import byte_progress
@@ -155,6 +156,8 @@ def _pretrain(session: Session, tracker: Tracker) -> tuple[Summary, bool]:
 def _evaluate(session: Session, tracker: Tracker) -> tuple[Summary, bool]:
     if _is_of_newest(session, session.folder.evaluation):
         return {}, False
+    if read_manifest(session.folder.tokens).splits["held_out"].rows == 0:
+        return {"note": "nothing is held out; raise corpus.held_out, or add documents"}, True
     from trainer.evaluation.evaluating import evaluate
 
     evaluated = evaluate(session.config, session.folder, tracker)

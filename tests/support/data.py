@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from trainer.config import Config, SourceSection
+from trainer.config import Config, CorpusSection, SourceSection
 from trainer.config_loading import load_config
 from trainer.corpus.preparing import prepare
 from trainer.corpus.reading import Document, read_source
@@ -45,7 +45,7 @@ def make_small_data(folder: Path) -> Path:
         )
         file = folder / "raw" / f"{name}.jsonl"
         file.parent.mkdir(exist_ok=True)
-        documents = islice(read_source(box, 10_000_000), count)
+        documents = islice(read_source(box, CorpusSection()), count)
         lines = [json.dumps({"text": each.text}, ensure_ascii=False) for each in documents if isinstance(each, Document)]
         file.write_text("\n".join(lines) + "\n", encoding="utf-8")
         sources.append({"name": name, "path": str(file)})

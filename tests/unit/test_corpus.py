@@ -23,8 +23,9 @@ def lines(*texts: str) -> bytes:
     return b"".join(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n" for text in texts)
 
 
-def read(path: Path | str, max_chars: int = 1000) -> list[Document | BadLine]:
-    return list(read_source(SourceSection(name="s", path=str(path)), max_chars))
+def read(path: Path | str, max_chars: int = 1000, cut_text_chars: int = 500) -> list[Document | BadLine]:
+    limits = CorpusSection(max_chars=max_chars, cut_text_chars=cut_text_chars)
+    return list(read_source(SourceSection(name="s", path=str(path)), limits))
 
 
 def texts(path: Path | str) -> list[str]:
@@ -86,6 +87,19 @@ def test_a_file_that_breaks_off_is_told(suffix: str, tmp_path: Path) -> None:
     reasons = [reason for _, reason in bad(file)]
     assert reasons
     assert "breaks off or is damaged" in reasons[-1]
+
+
+def test_a_long_text_file_becomes_documents_that_are_cut_at_blank_lines_and_lose_nothing(tmp_path: Path) -> None:
+    paragraphs = [f"paragraph {number}\n" * 7 + "\n" for number in range(60)]
+    (tmp_path / "a.txt").write_text("".join(paragraphs))
+    documents = [item for item in read(tmp_path / "a.txt") if isinstance(item, Document)]
+    assert "".join(document.text for document in documents) == "".join(paragraphs)
+    assert len(documents) == 10
+    assert all(500 <= len(document.text) < 700 and document.text.endswith("\n\n") for document in documents[:-1])
+    text = (tmp_path / "a.txt").read_text().splitlines()
+    assert all(document.text.splitlines()[0] == text[document.line - 1] for document in documents)
+    (tmp_path / "b.txt").write_text("one line\n" * 300)
+    assert [len(item.text) for item in read(tmp_path / "b.txt") if isinstance(item, Document)] == [1008, 1008, 684]
 
 
 def test_text_that_is_not_utf8_is_told_with_its_line(tmp_path: Path) -> None:

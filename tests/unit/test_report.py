@@ -202,9 +202,17 @@ def test_lines_of_unknown_or_incomplete_events_are_counted_not_fatal() -> None:
 
 
 def test_every_event_survives_its_line() -> None:
-    events = [STARTED, step(10, math.inf), validated(10, 1.0), saved(10), Generated(prompt="é", text="\ud800", tokens_per_s=1)]
+    events = [STARTED, step(10, 2.5), validated(10, 1.0), saved(10), Generated(prompt="é", text="\ud800", tokens_per_s=1)]
     records = [Record(1.5, "cafe", event) for event in events]
     assert parse_records(json.loads(record.to_json()) for record in records) == (records, 0)
+
+
+def test_a_figure_that_was_no_number_is_none_again() -> None:
+    (record,), unknown = parse_records([json.loads(Record(1.5, "cafe", step(10, math.inf)).to_json())])
+    assert unknown == 0
+    assert isinstance(record.event, StepsDone)
+    assert math.isnan(record.event.loss)
+    assert record.event.mfu is None
 
 
 @pytest.mark.parametrize(("share", "value"), [(0.0, 1.0), (0.5, 50.0), (0.99, 99.0), (1.0, 100.0)])

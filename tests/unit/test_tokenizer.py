@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 
-from trainer.config import SourceSection
+from trainer.config import CorpusSection, SourceSection
 from trainer.corpus.reading import Document, read_source
 from trainer.errors import TokenizerError
 from trainer.tokens.tokenizer import (
@@ -28,7 +28,7 @@ def box_texts(count: int) -> list[str]:
     texts = []
     for name in ("python-docs", "wordnet-glosses", "chinese-poetry"):
         source = SourceSection(name=name, path=f"box:{name}.jsonl.zst")
-        documents = islice(read_source(source, 10_000_000), count)
+        documents = islice(read_source(source, CorpusSection()), count)
         texts += [document.text[:20_000] for document in documents if isinstance(document, Document)]
     return texts
 

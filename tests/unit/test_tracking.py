@@ -59,6 +59,12 @@ def test_every_event_has_words_for_a_person_and_a_line_in_the_log(kind: type[Eve
     assert kind.__doc__ != Event.__doc__
 
 
+def test_figures_that_are_no_numbers_are_null_in_the_log(tmp_path: Path) -> None:
+    event = Validated(step=1, bits_per_byte=float("nan"), by_source={}, duration_s=float("inf"))
+    line = json.loads(Record(1.0, "r", event).to_json(), parse_constant=lambda word: pytest.fail(word))
+    assert (line["bits_per_byte"], line["duration_s"]) == (None, None)
+
+
 def test_a_torn_last_line_is_closed_and_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_text('{"event": "a", "step": 1}\n{"event": "b", "st')

@@ -44,7 +44,7 @@ def _write_corpus(config: CorpusSection, folder: Path, settings: str, inputs: di
     for source in config.sources:
         count: Counter[str] = Counter(read=0, kept=0, held_out=0, too_short=0, duplicate=0, bad=0)
         writers = {split: PartWriter(folder, split, source.name, config.part_bytes) for split in SPLITS}
-        for item in read_source(source, config.max_chars):
+        for item in read_source(source, config):
             if isinstance(item, BadLine):
                 count["bad"] += 1
                 _note_bad_line(item, bad_lines, config.max_bad_lines)

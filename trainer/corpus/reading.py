@@ -18,7 +18,7 @@ from typing import IO, Any
 
 import zstandard
 
-from trainer.config import SourceSection
+from trainer.config import CorpusSection, SourceSection
 from trainer.errors import CorpusError
 
 BOX = "box:"
@@ -69,23 +69,23 @@ def files_of(source: SourceSection) -> list[Path]:
     return files
 
 
-def read_source(source: SourceSection, max_chars: int) -> Iterator[Document | BadLine]:
+def read_source(source: SourceSection, limits: CorpusSection) -> Iterator[Document | BadLine]:
     """All documents of a source in the order of its files."""
     for file in files_of(source):
         reader = _read_json_lines if _kind(file) in JSON_LINES else _read_plain_text
         try:
-            yield from reader(source.name, file, max_chars)
+            yield from reader(source.name, file, limits)
         except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
             yield BadLine(source.name, str(file), 0, f"the file breaks off or is damaged: {error}")
 
 
-def _read_json_lines(source: str, file: Path, max_chars: int) -> Iterator[Document | BadLine]:
+def _read_json_lines(source: str, file: Path, limits: CorpusSection) -> Iterator[Document | BadLine]:
     with _opened(file) as stream:
-        for number, line in enumerate(_bounded_lines(stream, max_chars * 6), start=1):
+        for number, line in enumerate(_bounded_lines(stream, limits.max_chars * 6), start=1):
             if isinstance(line, str):
                 yield BadLine(source, str(file), number, line)
             elif line.strip():
-                text = _text_of(line, max_chars)
+                text = _text_of(line, limits.max_chars)
                 if isinstance(text, _Reason):
                     yield BadLine(source, str(file), number, text.words)
                 else:
@@ -124,20 +124,36 @@ def _bounded_lines(stream: IO[bytes], max_bytes: int) -> Iterator[bytes | str]:
         yield f"line longer than {max_bytes} bytes"
 
 
-def _read_plain_text(source: str, file: Path, max_chars: int) -> Iterator[Document | BadLine]:
-    """A text file is one document."""
+def _read_plain_text(source: str, file: Path, limits: CorpusSection) -> Iterator[Document | BadLine]:
+    """A text file as one document, or as several where it is long: cut at the first blank line after `cut_text_chars`, and at
+    any line end after twice as many, so that one big file has documents to train on and documents to hold out.
+    """
+    lines: list[str] = []
+    num_chars, first_line = 0, 1
     with _opened(file) as stream:
-        data = stream.read(max_chars * 4 + 1)
+        for number, data in enumerate(_bounded_lines(stream, limits.max_chars * 6), start=1):
+            line = _decoded(data, limits.max_chars)
+            if isinstance(line, _Reason):
+                yield BadLine(source, str(file), number, line.words)
+                continue
+            lines.append(line)
+            num_chars += len(line)
+            if num_chars >= 2 * limits.cut_text_chars or (num_chars >= limits.cut_text_chars and not line.strip()):
+                yield Document(source, "".join(lines), str(file), first_line)
+                lines, num_chars, first_line = [], 0, number + 1
+    if lines:
+        yield Document(source, "".join(lines), str(file), first_line)
+
+
+def _decoded(data: bytes | str, max_chars: int) -> str | _Reason:
+    """A line of text without a byte order mark."""
+    if isinstance(data, str):
+        return _Reason(data)
     try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        yield BadLine(source, str(file), line, "not UTF-8")
-        return
-    if len(text) > max_chars:
-        yield BadLine(source, str(file), 0, f"longer than corpus.max_chars {max_chars}")
-    else:
-        yield Document(source, text, str(file), 1)
+        line = data.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError:
+        return _Reason("not UTF-8")
+    return line if len(line) <= max_chars else _Reason(f"longer than corpus.max_chars {max_chars}")
 
 
 @contextmanager

@@ -112,6 +112,8 @@ def _parse(line: dict[str, Any]) -> Record | None:
     if kind is None or not isinstance(time, int | float) or not isinstance(run, str):
         return None
     known = {field.name: line[field.name] for field in fields(kind) if field.name in line}
+    # JSON has no NaN: a figure that must be a number and is null was none
+    known |= {field.name: math.nan for field in fields(kind) if field.type is float and known.get(field.name, 0) is None}
     try:
         return Record(float(time), run, kind(**known))
     except TypeError:

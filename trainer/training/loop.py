@@ -75,14 +75,16 @@ class TrainingLoop:
     autocast: Callable[[], AbstractContextManager[None]] = nullcontext
     sample_log: SampleLog | None = None
 
+    def __post_init__(self) -> None:
+        self._saved_step = self.state.step
+        self._saved_at = self._epoch_started = time.monotonic()
+
     def run(self) -> TrainingState:
         """Collective: train to the last step and save. Raises Preempted once the state is saved, or DivergedError.
 
         Signals must be deferred meanwhile.
         """
         started = time.monotonic()
-        self._saved_step = self.state.step
-        self._saved_at = self._epoch_started = time.monotonic()
         self.meter.leave_out_time_since_step()
         last_step = min(self.order.num_steps, self.config.stop_after or self.order.num_steps)
         if self.peers.any(self.stop.requested):
@@ -174,6 +176,8 @@ class TrainingLoop:
 
     def _validate(self) -> None:
         """Collective: bits per byte now; leaves with the state saved if a stop is asked for meanwhile."""
+        if len(self.validator.rows) == 0:
+            return
         self.stage.model.eval()
         with self.autocast():
             validated = self.validator.measure(self.stage.loss, lambda: self.stop.requested)
