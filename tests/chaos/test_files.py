@@ -99,8 +99,12 @@ def two_files(folder: Path, disk: Disk, word: str) -> None:
     with new_folder(folder, disk) as partial:
         for name in ("a", "b"):
             writer = HashingWriter(partial / name, disk)
-            writer.write(f"{word} {name}".encode())
-            writer.close()
+            try:
+                writer.write(f"{word} {name}".encode())
+                writer.close()
+            except BaseException:
+                writer.abandon()
+                raise
 
 
 def texts(folder: Path) -> dict[str, str]:
@@ -170,14 +174,18 @@ def test_a_refused_operation_leaves_no_folder_and_nothing_half_made(tmp_path: Pa
         assert list(folder.parent.iterdir()) == []
 
 
+def half_made(folder: Path, *, keep_partial: bool) -> None:
+    with new_folder(folder, keep_partial=keep_partial) as partial:
+        (partial / "piece").write_text("1")
+        raise KeyError(folder.name)
+
+
 def test_an_error_in_the_block_leaves_nothing_or_with_keep_partial_the_finished_pieces(tmp_path: Path) -> None:
-    with pytest.raises(KeyError), new_folder(tmp_path / "a") as partial:
-        (partial / "piece").write_text("1")
-        raise KeyError
+    with pytest.raises(KeyError):
+        half_made(tmp_path / "a", keep_partial=False)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(KeyError), new_folder(tmp_path / "b", keep_partial=True) as partial:
-        (partial / "piece").write_text("1")
-        raise KeyError
+    with pytest.raises(KeyError):
+        half_made(tmp_path / "b", keep_partial=True)
     assert not (tmp_path / "b").exists()
     with new_folder(tmp_path / "b", keep_partial=True) as partial:
         assert texts(partial) == {"piece": "1"}

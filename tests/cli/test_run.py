@@ -172,3 +172,28 @@ def _train_with_wandb(config: str, stop_after: int) -> None:
         "pretrain", "--config", config, "--use_wandb", "--wandb_project", "my-project", "--wandb_run_name", "my-run",
         "--set", f"pretrain.stop_after={stop_after}",
     ])  # fmt: skip
+
+
+def test_run_under_torchrun_prepares_once_and_trains_together(small_data: Path, tmp_path: Path) -> None:
+    config = whole_config(small_data, tmp_path)
+    ranks.run_trainer("run", "--config", str(config), folder=tmp_path, world_size=2)
+    run = tmp_path / "run"
+    finished = [event["stage"] for event in runs.events(run, "stage_finished")]
+    assert finished == ["prepare", "tokenizer", "encode", "pretrain", "evaluate", "generate", "report"]
+    assert runs.events(run, "training_started")[0]["world_size"] == 2
+
+
+def test_a_corpus_without_held_out_documents_trains_and_says_so(tmp_path: Path) -> None:
+    (tmp_path / "book.txt").write_text("It was the best of times, it was the worst of times.\n" * 60)
+    config = write_config(
+        tmp_path / "config.yaml",
+        tmp_path / "run",
+        corpus__sources=[{"name": "book", "path": str(tmp_path / "book.txt")}],
+        corpus__held_out=0.001,
+        pretrain__steps=3,
+        pretrain__schedule={"warmup_steps": 1},
+    )
+    output = ranks.run_trainer("run", "--config", str(config), folder=tmp_path)
+    assert "nothing is held out; raise corpus.held_out, or add documents" in output
+    assert runs.events(tmp_path / "run", "validated") == []
+    assert (tmp_path / "run" / "report.html").exists()

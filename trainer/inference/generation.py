@@ -16,8 +16,12 @@ from trainer.training.peers import choose_device
 
 
 @torch.inference_mode()
-def generate_ids(model: GPT, prompt: Sequence[int], config: GenerateSection, seed: int) -> Iterator[int]:
+def generate_ids(
+    model: GPT, prompt: Sequence[int], config: GenerateSection, seed: int, num_ids: int | None = None
+) -> Iterator[int]:
     """Ids that continue a prompt, one by one, until an end token or `max_tokens`. The same seed gives the same ids.
+
+    `num_ids` is the tokenizer's vocabulary where it is smaller than the model's: ids beyond it have no text.
 
     Raises UsageError if prompt and answer together pass the model's longest context.
     """
@@ -32,7 +36,7 @@ def generate_ids(model: GPT, prompt: Sequence[int], config: GenerateSection, see
     generator = torch.Generator().manual_seed(seed)
     ids_BT = torch.tensor([list(prompt)], device=device)
     for _ in range(config.max_tokens):
-        logits_V = model.logits(model(ids_BT, cache=cache)[0, -1])
+        logits_V = model.logits(model(ids_BT, cache=cache)[0, -1])[:num_ids]
         token = choose(logits_V.cpu(), config.temperature, config.top_p, generator)
         if token in (END_OF_TEXT, IM_END):
             return
@@ -71,7 +75,7 @@ def generate_text(
     longest = max(map(len, ids_of_prompts), default=1) + section.max_tokens
     loaded = load_model(config, folder, device, min(longest, config.model.max_positions))
     for number, (prompt, ids) in enumerate(zip(prompts, ids_of_prompts, strict=True)):
-        new_ids = generate_ids(loaded.model, ids, section, section.seed + number)
+        new_ids = generate_ids(loaded.model, ids, section, section.seed + number, encoder.vocab_size)
         yield loaded.step, prompt, stream_text(encoder, new_ids)
 
 
