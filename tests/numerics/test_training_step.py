@@ -14,10 +14,11 @@ from trainer.config import Config, OptimizerSection
 from trainer.model.gpt import GPT
 from trainer.run_folder import RunFolder
 from trainer.tokens.order import Order, share_of_rank
+from trainer.training.assembly import TrainingData
 from trainer.training.batches import read_batch
 from trainer.training.engines.ddp import DataParallel, StepSums
 from trainer.training.peers import joined
-from trainer.training.pretrain import Pretraining, TrainingData
+from trainer.training.pretrain import Pretraining
 from trainer.world import World
 
 CPU = torch.device("cpu")

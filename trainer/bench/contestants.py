@@ -17,9 +17,10 @@ from trainer.model.gpt import GPT
 from trainer.run_folder import RunFolder
 from trainer.tokens.shards import IGNORED, read_array
 from trainer.tokens.tokenizer import END_OF_TEXT
+from trainer.training.assembly import TrainingData, autocast_dtype, autocast_of, order_of
 from trainer.training.batches import read_batch
 from trainer.training.engines.ddp import DataParallel, StepSums
-from trainer.training.pretrain import Pretraining, TrainingData, autocast_dtype, autocast_of, order_of
+from trainer.training.pretrain import Pretraining
 from trainer.world import World
 
 

@@ -11,8 +11,9 @@ from trainer.files import write_json
 from trainer.inference.loading import load_model
 from trainer.run_folder import RunFolder
 from trainer.tracking.hub import Tracker
+from trainer.training.assembly import TrainingData, autocast_dtype, autocast_of
 from trainer.training.peers import Peers, choose_device
-from trainer.training.pretrain import Pretraining, TrainingData, autocast_dtype, autocast_of
+from trainer.training.pretrain import Pretraining
 from trainer.training.validation import Validator
 from trainer.world import World
 
