@@ -8,10 +8,21 @@ identity, `Config.identity()`; where it runs and how it is watched does not. Fie
 import hashlib
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 NUM_SPECIAL_TOKENS = 36
 """Reserved ids at the start of every vocabulary: MiniMind's 21 specials, 6 tool and think marks, 9 spares."""
@@ -37,7 +48,21 @@ def _unidentified(default: Any) -> Any:
 class Section(BaseModel):
     """A frozen part of the config. Unknown keys are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that determine the run's result, as plain values."""
+        return dict(_identity_items(self))
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic would take `steps: yes` for 1
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError(f"is the truth value {str(value).lower()}; give a value of its own kind")
+        return value
 
 
 class KillSpec(Section):
@@ -383,10 +408,6 @@ class Config(Section):
         """Folder that holds corpus, tokenizer and token shards."""
         return self.data_dir or self.run_folder
 
-    def identity(self) -> dict[str, Any]:
-        """The fields that determine the run's result, as plain values."""
-        return dict(_identity_items(self))
-
     def hash(self) -> str:
         """SHA-256 of the identity in canonical JSON: sorted keys, no spaces, UTF-8."""
         return hashlib.sha256(canonical_json(self.identity())).hexdigest()
@@ -435,7 +456,6 @@ def _identity_items(section: Section) -> Iterator[tuple[str, Any]]:
 
 def _nearest_divisors(whole: int, wanted: int) -> str:
     """The divisors of `whole` just below and just above `wanted`, for the way out in an error."""
-    divisors = [d for d in range(1, whole + 1) if whole % d == 0]
-    below = [d for d in divisors if d < wanted][-1:]
-    above = [d for d in divisors if d > wanted][:1]
-    return ", ".join(str(d) for d in below + above)
+    below = islice((d for d in range(min(wanted, whole + 1) - 1, 0, -1) if whole % d == 0), 1)
+    above = islice((d for d in range(wanted + 1, min(whole, 1000 * wanted) + 1) if whole % d == 0), 1)
+    return ", ".join(str(d) for d in (*below, *above))

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -19,6 +19,9 @@ from trainer.config import Config
 from trainer.errors import ConfigError
 
 Path_ = tuple[str | int, ...]
+
+_MAX_DEPTH = 32
+"""Far beyond any config; an alias within its own anchor has no end."""
 
 
 @dataclass(frozen=True)
@@ -111,8 +114,12 @@ def _parse(text: str, origin: str) -> _Document:
 
 
 def _note_lines(node: yaml.Node, path: Path_, lines: dict[Path_, int], origin: str) -> None:
+    if len(path) > _MAX_DEPTH:
+        raise ConfigError(f"{origin}:{node.start_mark.line + 1}: nested more than {_MAX_DEPTH} deep, or within itself")
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise ConfigError(f"{origin}:{key.start_mark.line + 1}: a key must be a plain word")
             child = (*path, key.value)
             if child in lines:
                 raise ConfigError(f"{origin}:{key.start_mark.line + 1}: key {key.value!r} stands here a second time")
@@ -126,9 +133,9 @@ def _note_lines(node: yaml.Node, path: Path_, lines: dict[Path_, int], origin: s
 
 def _trainer_part(document: _Document) -> _Document:
     """Of a run file, its `trainer:` part; the launcher validates the rest."""
-    part = document.values.get("trainer")
-    if part is None:
+    if "trainer" not in document.values:
         return document
+    part = document.values["trainer"] or {}
     if not isinstance(part, dict):
         raise ConfigError(f"{document.where(('trainer',))}: trainer must be a mapping of sections")
     lines = {path[1:]: line for path, line in document.lines.items() if path[0] == "trainer"}
@@ -189,6 +196,8 @@ def _explain(error: Any, documents: Sequence[_Document]) -> str:
 def _location(path: Path_, documents: Sequence[_Document]) -> str | None:
     for depth in range(len(path), 0, -1):
         for document in documents:
+            if depth == len(path) and document.origin == "--set" and any(key[:depth] == path for key in document.lines):
+                return "--set"  # a combination of values, one of which was set
             where = document.where(path[:depth])
             if where is not None:
                 return "--set" if document.origin == "--set" else where
@@ -198,6 +207,9 @@ def _location(path: Path_, documents: Sequence[_Document]) -> str | None:
 def _did_you_mean(path: Path_) -> str:
     section: Any = Config
     for part in path[:-1]:
+        if isinstance(part, int):  # an item of tuple[Section, ...]
+            section = (get_args(section) or (None,))[0]
+            continue
         known = getattr(section, "model_fields", {}).get(part)
         if known is None:
             return ""

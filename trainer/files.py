@@ -155,7 +155,8 @@ def new_folder(path: Path, disk: Disk = DISK, *, keep_partial: bool = False) -> 
         disk.make_folder(partial)
         try:
             yield partial
-            disk.flush_folder(partial)
+            for folder in [*(path for path in partial.rglob("*") if path.is_dir()), partial]:
+                disk.flush_folder(folder)
             if path.exists():
                 disk.remove(path)
             disk.rename(partial, path)

@@ -190,3 +190,21 @@ def test_every_field_has_a_description_in_the_schema() -> None:
             assert section["additionalProperties"] is False, name
             for field, value in section["properties"].items():
                 assert value.get("description") or "$ref" in value, f"{name}.{field}"  # a section describes itself
+
+
+@pytest.mark.parametrize("text", ["? [a]\n: 1", "a: &a [*a]", "pretrain:\n  ? {a: 1}\n  : 2"])
+def test_odd_yaml_is_an_error_line_not_a_traceback(text: str, tmp_path: Path) -> None:
+    assert error_of(text, tmp_path).startswith("c.yaml:")
+
+
+def test_an_unknown_key_in_a_list_gets_a_suggestion_too(tmp_path: Path) -> None:
+    assert "did you mean path?" in error_of("corpus:\n  sources:\n    - {name: a, path: x, pth: y}", tmp_path)
+
+
+def test_a_combination_that_set_broke_is_not_blamed_on_the_file(tmp_path: Path) -> None:
+    line = error_of("pretrain:\n  global_batch: 256", tmp_path, "pretrain.micro_batch=12")
+    assert line.startswith("--set: pretrain: micro_batch 12 does not divide global_batch 256")
+
+
+def test_numbers_are_finite(tmp_path: Path) -> None:
+    assert "pretrain.optimizer.lr" in error_of("pretrain: {optimizer: {lr: .inf}}", tmp_path)

@@ -3,6 +3,8 @@
 import gzip
 import json
 import os
+import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +191,40 @@ def test_nothing_left_and_too_many_bad_lines_leave_no_folder(tmp_path: Path) -> 
     with pytest.raises(CorpusError, match=r"corpus\.sources: empty"):
         prepare(CorpusSection(), tmp_path / "corpus")
     assert [path.name for path in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+def test_a_link_is_read_as_the_kind_that_its_own_name_says(tmp_path: Path) -> None:
+    """Hugging Face's cache, git-annex and Bazel link `data.jsonl` to a file that is named by its hash."""
+    (tmp_path / "blobs").mkdir()
+    (tmp_path / "blobs" / "5f3a").write_text('{"text": "one"}\n{"text": "two"}\n')
+    (tmp_path / "snapshot").mkdir()
+    (tmp_path / "snapshot" / "data.jsonl").symlink_to(tmp_path / "blobs" / "5f3a")
+    assert [item.text for item in read(tmp_path / "snapshot") if isinstance(item, Document)] == ["one", "two"]
+
+
+@given(st.text(alphabet=st.sampled_from("ea\u0301\u0308\u0327\x00\x0b\ufeff \n\t\u1100\u1161\u11a8"), max_size=12))
+@settings(max_examples=300, deadline=None)
+def test_normal_form_is_reached_at_once_though_a_control_character_parts_a_letter_from_its_accent(text: str) -> None:
+    assert normalise(normalise(text)) == normalise(text)
+
+
+def test_one_runaway_line_in_a_small_zstandard_file_fills_neither_memory_nor_time(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl.zst"
+    file.write_bytes(zstandard.ZstdCompressor().compress(b"x" * (32 << 20)))  # about 1 kB on the disk
+    tracemalloc.start()
+    started = time.process_time()
+    (item,) = read(file)
+    spent_s = time.process_time() - started
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert isinstance(item, BadLine)
+    assert item.reason.startswith("line longer than")
+    assert spent_s < 2.0
+    assert peak_bytes < 48 << 20
+
+
+@pytest.mark.parametrize("cut", [1, 3, 4, 5])
+def test_a_zstandard_file_that_lacks_its_last_bytes_is_told(cut: int, tmp_path: Path) -> None:
+    packed = zstandard.ZstdCompressor(write_checksum=True).compress(json.dumps({"text": "one"}).encode() + b"\n")
+    (tmp_path / "a.jsonl.zst").write_bytes(packed + packed[:-cut])
+    assert "breaks off or is damaged" in read(tmp_path / "a.jsonl.zst")[-1].reason  # type: ignore[union-attr]

@@ -1,8 +1,11 @@
 """The tokenizer: deterministic, lossless, MiniMind's ids, the same ids by tiktoken and by Hugging Face."""
 
+import json
 import random
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -174,3 +177,21 @@ def test_pieces_are_shown_readably() -> None:
     assert readable("月".encode()) == "月"
     assert readable("月".encode()[:2]) == "<E6 9C>"
     assert readable(b"a\n\tb\x00") == "a⏎⇥b<00>"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda content: content["pre_tokenizer"].update(add_prefix_space=True),
+        lambda content: content["pre_tokenizer"].update(use_regex=False),
+        lambda content: content.update(normalizer={"type": "Lowercase"}),
+        lambda content: content["model"]["vocab"].update({"中": len(content["model"]["vocab"])}),
+    ],
+    ids=["prefix space", "other split", "normalizer", "piece that is not bytes"],
+)
+def test_a_tokenizer_that_tiktoken_would_read_otherwise_is_refused(change: Callable[[Any], None], tmp_path: Path) -> None:
+    content = json.loads(train_tokenizer(["hello world, the quick brown fox"] * 9, 320, 2).to_str())
+    change(content)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(TokenizerError, match=r"tokenizer\.json"):
+        TextEncoder(tmp_path / "tokenizer.json")

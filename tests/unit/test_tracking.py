@@ -127,3 +127,46 @@ def test_a_lock_names_its_holder_and_ends_with_the_block(tmp_path: Path) -> None
             pass
     with locked(tmp_path / "run" / "lock", "process B"):
         assert (tmp_path / "run" / "lock").read_text() == "process B\n"
+
+
+class Broken:
+    """A sink that fails at writing, or only at closing."""
+
+    def __init__(self, name: str, *, at_close: bool = False) -> None:
+        self.name, self.at_close, self.calls = name, at_close, 0
+
+    def write(self, record: Record) -> None:
+        self.calls += 1
+        if not self.at_close:
+            raise OSError(f"{self.name} is gone")
+
+    def close(self) -> None:
+        if self.at_close:
+            raise TimeoutError(f"{self.name} did not finish")
+
+
+EVENT = EpochDone(step=1, epoch=1, epoch_time_s=1.0)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_sinks_that_fail_at_the_same_event_do_not_stop_training(count: int, tmp_path: Path) -> None:
+    """A full disk takes the event log while a closed pipe takes the terminal."""
+    broken = [Broken(f"sink-{number}") for number in range(count)]
+    tracker = Tracker("r", [*broken, JsonLines(tmp_path / "events.jsonl")])
+    for _ in range(2):
+        tracker.emit(EVENT)
+    tracker.close()
+    told = [record.get("sink") for _, record in read_events(tmp_path / "events.jsonl") if record["event"] == "sink_failed"]
+    assert sorted(told) == [sink.name for sink in broken]
+
+
+def test_a_sink_that_fails_at_closing_is_told_in_the_log_and_on_the_terminal(tmp_path: Path) -> None:
+    """wandb's deadline ends in close(); trainer.tracking.sinks makes the event log first."""
+    stream = io.StringIO()
+    tracker = Tracker("r", [JsonLines(tmp_path / "events.jsonl"), Terminal(stream), Broken("wandb", at_close=True)])
+    tracker.emit(EVENT)
+    tracker.close()
+    records = [record for _, record in read_events(tmp_path / "events.jsonl")]
+    assert [(record["event"], record.get("sink")) for record in records] == [("epoch_done", None), ("sink_failed", "wandb")]
+    assert "wandb gets no more events" in stream.getvalue()
+    assert "events.jsonl gets no more events" not in stream.getvalue()

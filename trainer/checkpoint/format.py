@@ -8,12 +8,15 @@
 Nothing in it depends on how many processes wrote it. The cursor in the data is the step.
 """
 
+import hashlib
 import json
 import re
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
+
+from trainer.config import canonical_json
 
 MANIFEST = "manifest.json"
 MODEL_FILE = "model.safetensors"
@@ -70,6 +73,12 @@ class CheckpointManifest(BaseModel):
     config: dict[str, Any]
     """The resolved config."""
     files: dict[str, StoredFile]
+    own_sha256: str = ""
+    """SHA-256 of all the other fields in canonical JSON."""
+
+    def computed_sha256(self) -> str:
+        """What `own_sha256` has to be."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json", exclude={"own_sha256"}))).hexdigest()
 
 
 def folder_name(step: int) -> str:

@@ -70,10 +70,14 @@ def _read_manifest(path: Path) -> CheckpointManifest:
         manifest = CheckpointManifest.model_validate_json(manifest_path.read_bytes())
     except FileNotFoundError:
         raise CheckpointError(f"{manifest_path}: missing") from None
+    except OSError as error:
+        raise CheckpointError(f"{manifest_path}: cannot be read: {error.strerror}") from None
     except ValidationError as error:
         raise CheckpointError(f"{manifest_path}: not a checkpoint manifest: {error.errors()[0]['msg']}") from None
     if folder_name(manifest.state.step) != path.name:
         raise CheckpointError(f"{manifest_path}: says step {manifest.state.step}, which is not this folder's")
+    if manifest.own_sha256 != manifest.computed_sha256():
+        raise CheckpointError(f"{manifest_path}: its SHA-256 is not its own: altered")
     return manifest
 
 

@@ -91,7 +91,8 @@ class CheckpointWriter:
                 for file, named in tensors.items()
             }
         for file, named in tensors.items():
-            torch._foreach_copy_(list(self._staged[file].values()), [tensor.detach() for tensor in named.values()])
+            staged = self._staged[file]
+            torch._foreach_copy_(list(staged.values()), [named[name].detach() for name in staged])
 
     def _write(self, manifest: CheckpointManifest, stall_s: float) -> None:
         started = time.monotonic()
@@ -99,7 +100,6 @@ class CheckpointWriter:
         path = self._folder / folder_name(step)
         try:
             size_bytes = write_checkpoint(path, self._staged, manifest, self._disk)
-            remove_old(self._folder, self._keep, self._disk)
         except Exception as error:  # noqa: BLE001 - whatever it is must reach the loop as an event, not die with the thread
             self._error = error if isinstance(error, TrainerError) else StorageError(f"{path}: not saved: {error!r}")
             self._outcomes.append(CheckpointFailed(step=step, reason=str(self._error)))
@@ -109,6 +109,10 @@ class CheckpointWriter:
         self._outcomes.append(
             CheckpointSaved(step=step, path=str(path), size_bytes=size_bytes, stall_s=stall_s, write_s=write_s)
         )
+        try:
+            remove_old(self._folder, self._keep, self._disk)
+        except OSError as error:
+            self._outcomes.append(CheckpointFailed(step=step, reason=f"saved, but an older one could not be removed: {error}"))
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensors], manifest: CheckpointManifest, disk: Disk = DISK) -> int:
@@ -125,7 +129,9 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensors], manifest: Check
             except BaseException:
                 writer.abandon()
                 raise
-        write_json(partial / MANIFEST, manifest.model_copy(update={"files": files}).model_dump(mode="json"), disk)
+        whole = manifest.model_copy(update={"files": files})
+        whole = whole.model_copy(update={"own_sha256": whole.computed_sha256()})
+        write_json(partial / MANIFEST, whole.model_dump(mode="json"), disk)
     return sum(file.size_bytes for file in files.values())
 
 

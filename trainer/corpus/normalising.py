@@ -15,7 +15,7 @@ def normalise(text: str) -> str:
     Indentation, full-width punctuation and everything else that carries meaning in code, poems and Chinese stays.
     """
     text = text.replace("\r\n", "\n").replace("\r", "\n")
-    text = _CONTROL.sub("", unicodedata.normalize("NFC", text))
+    text = unicodedata.normalize("NFC", _CONTROL.sub("", text))  # in this order: a control character may part letter and accent
     text = _TRAILING_SPACE.sub("", text)
     return _BLANK_LINES.sub("\n\n\n", text).strip("\n")
 

@@ -6,6 +6,7 @@ Memory: 16 bytes and a set entry (about 100 bytes in all) per kept document, for
 import hashlib
 import sys
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
 from trainer.config import CorpusSection, canonical_json
@@ -25,7 +26,9 @@ def prepare(config: CorpusSection, folder: Path) -> tuple[CorpusManifest, bool]:
     """
     if not config.sources:
         raise CorpusError("corpus.sources: empty; name at least one, such as {name: poems, path: box:chinese-poetry.jsonl.zst}")
-    settings = hashlib.sha256(canonical_json(config.model_dump(mode="json"))).hexdigest()
+    settings = hashlib.sha256(canonical_json(config.identity())).hexdigest()
+    if folder.exists() and not _any_input_left(config):
+        return read_manifest(folder), False  # the raw text may go once it is prepared
     inputs = {str(file): file.stat().st_size for source in config.sources for file in files_of(source)}
     if folder.exists():
         manifest = read_manifest(folder)
@@ -34,6 +37,14 @@ def prepare(config: CorpusSection, folder: Path) -> tuple[CorpusManifest, bool]:
     with new_folder(folder) as partial:
         manifest = _write_corpus(config, partial, settings, inputs)
     return manifest, True
+
+
+def _any_input_left(config: CorpusSection) -> bool:
+    """Whether some source still has files."""
+    for source in config.sources:
+        with suppress(CorpusError):
+            return bool(files_of(source))
+    return False
 
 
 def _write_corpus(config: CorpusSection, folder: Path, settings: str, inputs: dict[str, int]) -> CorpusManifest:

@@ -50,7 +50,10 @@ class BadLine:
 
 
 def files_of(source: SourceSection) -> list[Path]:
-    """The files of a source, sorted, links resolved, so that none is read twice. Raises CorpusError if there is none."""
+    """The files of a source, sorted; of several links to one file the first, so that none is read twice.
+
+    Raises CorpusError if there is none.
+    """
     path = source.path
     if path.startswith(BOX):
         found = [Path(str(resources.files("trainer.corpus") / "box" / path.removeprefix(BOX)))]
@@ -60,7 +63,11 @@ def files_of(source: SourceSection) -> list[Path]:
         found = [Path(path)]
     else:
         found = [Path(name) for name in sorted(glob.glob(path, recursive=True))]  # noqa: PTH207 - absolute patterns too
-    files = list(dict.fromkeys(entry.resolve() for entry in found if entry.is_file() and _kind(entry)))
+    by_target: dict[Path, Path] = {}
+    for entry in found:
+        if entry.is_file() and _kind(entry):
+            by_target.setdefault(entry.resolve(), entry.absolute())  # its own name tells the kind: caches link to bare hashes
+    files = list(by_target.values())
     if not files:
         kinds = ", ".join(JSON_LINES + PLAIN_TEXT)
         raise CorpusError(
@@ -168,6 +175,10 @@ def _opened(file: Path) -> Iterator[IO[bytes]]:
             yield raw
 
 
+_ZSTD_READ_BYTES = 1 << 10
+"""Each byte may stand for 32 KiB of text (a run-length block), so this bounds the memory at 32 MiB."""
+
+
 class ZstdReader(io.RawIOBase):
     """Decompressed bytes of one or more Zstandard frames. Raises EOFError where the last frame breaks off, at which
     zstandard's own stream reader just ends.
@@ -177,7 +188,7 @@ class ZstdReader(io.RawIOBase):
         self._raw = raw
         self._frame = zstandard.ZstdDecompressor().decompressobj()
         self._between_frames = True
-        self._ready = b""
+        self._ready = memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -185,14 +196,14 @@ class ZstdReader(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         while not self._ready:
             data = self._frame.unused_data if self._frame.eof else b""
-            data = data or self._raw.read(1 << 16)
+            data = data or self._raw.read(_ZSTD_READ_BYTES)
             if not data:
                 if not self._between_frames:
                     raise EOFError("the last Zstandard frame has no end")
                 return 0
             if self._frame.eof:
                 self._frame = zstandard.ZstdDecompressor().decompressobj()
-            self._ready = self._frame.decompress(data)
+            self._ready = memoryview(self._frame.decompress(data))
             self._between_frames = self._frame.eof
         count = min(len(buffer), len(self._ready))
         buffer[:count], self._ready = self._ready[:count], self._ready[count:]

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trainer.corpus.reading import ZstdReader
 from trainer.errors import CorpusError
-from trainer.files import FileRecord, HashingWriter, write_json
+from trainer.files import FileRecord, HashingWriter, record_of, write_json
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
@@ -121,6 +121,8 @@ def read_part(folder: Path, part: Part) -> Iterator[str]:
     """The texts of one part, streamed. Raises CorpusError if the file is not the one in the manifest."""
     path = folder / part.file
     try:
+        if record_of(path).sha256 != part.sha256:
+            raise ValueError("its SHA-256 is not the manifest's")
         with path.open("rb") as raw:
             stream = io.BufferedReader(ZstdReader(raw))
             for line in stream:

@@ -74,7 +74,9 @@ def encode_corpus(
     check_vocabulary(encoder, vocab_size)
     if folder.exists():
         manifest = read_manifest(folder)
-        check_tokens(manifest, encoder, config.row_tokens, folder)
+        check_tokens(manifest, encoder, config, folder)
+        if [shard.input_sha256 for shard in manifest.shards] != [part.sha256 for part in read_corpus(corpus).parts]:
+            raise ShardError(f"{folder}: encoded from another corpus than {corpus}; remove it and run `trainer encode` again")
         return manifest, False
     parts = list(read_corpus(corpus).parts)
     with new_folder(folder, keep_partial=True) as partial:
@@ -94,24 +96,27 @@ def encode_corpus(
             splits=splits,
             files=files,
         )
-        for leftover in partial.rglob("*.done"):
-            leftover.unlink()
+        for path in list(partial.rglob("*")):  # notes, and what an interrupted encoding of another corpus left
+            if path.is_file() and str(path.relative_to(partial)) not in files:
+                path.unlink()
         write_manifest(partial, manifest)
     return manifest, True
 
 
-def check_tokens(manifest: TokensManifest, encoder: TextEncoder, row_tokens: int, folder: Path) -> None:
+def check_tokens(manifest: TokensManifest, encoder: TextEncoder, config: TokensSection, folder: Path) -> None:
     """Raises ShardError or TokenizerError if the shards were made by another tokenizer or for another row length."""
     if manifest.tokenizer_sha256 != encoder.sha256:
         raise ShardError(
             f"{folder}: encoded by tokenizer {manifest.tokenizer_sha256[:12]}, but {encoder.file} is {encoder.sha256[:12]}; "
             f"remove {folder} and run `trainer encode` again"
         )
-    if manifest.row_tokens != row_tokens:
-        raise ShardError(
-            f"{folder}: packed for tokens.row_tokens {manifest.row_tokens}, but the config says {row_tokens}; "
-            f"remove {folder} and run `trainer encode` again"
-        )
+    for field in ("row_tokens", "packing"):
+        there, here = getattr(manifest, field), getattr(config, field)
+        if there != here:
+            raise ShardError(
+                f"{folder}: packed for tokens.{field} {there}, but the config says {here}; "
+                f"remove {folder} and run `trainer encode` again"
+            )
 
 
 def _encode_parts(

@@ -79,6 +79,8 @@ def _pack_block(documents: NDArray[np.void], row_tokens: int) -> Rows:
 
 def pack_concat(documents: NDArray[np.void], row_tokens: int) -> Rows:
     """Fill every row to the last token, cutting documents wherever a row ends."""
+    if len(documents) == 0:
+        return Rows.joined([])
     ends = np.cumsum(documents["length"].astype(np.int64))
     total = int(ends[-1]) if len(ends) else 0
     row_ends = np.arange(row_tokens, total + row_tokens, row_tokens).clip(max=total)

@@ -136,15 +136,22 @@ def _ranks_and_specials(content: dict[str, Any], file: Path) -> tuple[dict[bytes
     try:
         specials = {str(token["content"]): int(token["id"]) for token in content["added_tokens"]}
         vocabulary: dict[str, int] = content["model"]["vocab"]
-        kind = content["model"]["type"], content["pre_tokenizer"]["type"]
+        splitter = content["pre_tokenizer"]
+        kind = content["model"]["type"], splitter["type"]
+        plain = (splitter.get("add_prefix_space"), splitter.get("use_regex", True), content.get("normalizer"))
     except (KeyError, TypeError):
         raise TokenizerError(f"{file}: not a tokenizer.json of Hugging Face's tokenizers") from None
     if kind != ("BPE", "ByteLevel"):
         raise TokenizerError(f"{file}: is {kind[0]} over {kind[1]}; only byte-level BPE is read here")
+    if plain != (False, True, None):
+        raise TokenizerError(f"{file}: needs add_prefix_space false, use_regex true and no normalizer, not {plain}")
     if specials.get(SPECIAL_TOKENS[END_OF_TEXT]) != END_OF_TEXT:
         raise TokenizerError(f"{file}: {SPECIAL_TOKENS[END_OF_TEXT]} must have id {END_OF_TEXT}, which ends documents here")
     to_byte = {char: byte for byte, char in enumerate(_byte_alphabet())}
-    ranks = {bytes(to_byte[char] for char in piece): rank for piece, rank in vocabulary.items() if piece not in specials}
+    try:
+        ranks = {bytes(to_byte[char] for char in piece): rank for piece, rank in vocabulary.items() if piece not in specials}
+    except KeyError as error:
+        raise TokenizerError(f"{file}: damaged: {error} in its vocabulary is no byte") from None
     return ranks, specials
 
 

@@ -33,16 +33,21 @@ class Tracker:
         """Tell an event, at `step` if it does not say so itself."""
         record = Record(time.time(), self._run, event if step is None else replace(event, step=step))
         for sink in list(self._sinks):
-            self._guard(sink, lambda sink=sink: sink.write(record))  # type: ignore[misc]
+            if sink in self._sinks:  # it may have failed meanwhile, at the event that told another sink's failure
+                self._guard(sink, lambda sink=sink: sink.write(record))  # type: ignore[misc]
 
     def close(self) -> None:
-        """Let every sink finish."""
-        for sink in list(self._sinks):
-            self._guard(sink, sink.close)
+        """Let every sink finish, the first one last, so that it hears of the others' failures."""
+        for sink in reversed(self._sinks.copy()):
+            if self._guard(sink, sink.close):
+                self._sinks.remove(sink)
 
-    def _guard(self, sink: Sink, act: Callable[[], None]) -> None:
+    def _guard(self, sink: Sink, act: Callable[[], None]) -> bool:
+        """Whether it went well."""
         try:
             act()
+            return True
         except Exception as error:  # noqa: BLE001 - a sink may fail in any way; it becomes an event for the others
             self._sinks.remove(sink)
             self.emit(SinkFailed(sink=sink.name, reason=f"{type(error).__name__}: {error}"))
+            return False

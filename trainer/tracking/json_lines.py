@@ -20,7 +20,9 @@ class JsonLines:
                 self._file.write(b"\n")
 
     def write(self, record: Record) -> None:
-        self._file.write(record.to_json().encode() + b"\n")
+        data = record.to_json().encode() + b"\n"
+        while data:  # a disk that is nearly full takes a part
+            data = data[self._file.write(data) :]
 
     def close(self) -> None:
         self._file.close()

@@ -114,7 +114,7 @@ def describe(event: Event) -> str | None:
             waited_ms = 1000 * event.stall_s
             return f"step {event.step} saved: {size:.1f} MB, loop waited {waited_ms:.0f} ms, written in {event.write_s:.2f} s"
         case CheckpointFailed():
-            return f"step {event.step} NOT saved: {event.reason}"
+            return f"step {event.step}: checkpoint trouble: {event.reason}"
         case CheckpointDamaged():
             return f"checkpoint passed over: {event.reason}"
         case Preempting():

@@ -53,7 +53,7 @@ class TrainingData:
         encoder = TextEncoder(folder.tokenizer / TOKENIZER_FILE)
         check_vocabulary(encoder, config.model.vocab_size)
         manifest = read_manifest(folder.tokens)
-        check_tokens(manifest, encoder, config.tokens.row_tokens, folder.tokens)
+        check_tokens(manifest, encoder, config.tokens, folder.tokens)
         return TrainingData(
             manifest,
             record_of(folder.tokens / TOKENS_MANIFEST).sha256,
