@@ -25,12 +25,11 @@ def test_the_own_run_of_the_readme_works_as_written(small_data: Path, tmp_path: 
     (tmp_path / "my-run.yaml").write_text(block("yaml"), encoding="utf-8")
     commands = [line.partition("#")[0].strip() for line in block("sh").splitlines() if line.strip()]
     assert len(commands) == 4
-    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    # one thread: beside other tests, threads that wait for each other would wait for those too
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     for command in commands:
         assert command.startswith("trainer ")
-        result = subprocess.run(
-            command, shell=True, cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, text=True, timeout=300
-        )
+        result = subprocess.run(command, shell=True, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
         assert result.returncode == 0, f"{command}\n{result.stderr[-3000:]}"
     assert (tmp_path / "runs" / "my-run" / "report.html").exists()
 
