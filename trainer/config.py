@@ -312,6 +312,8 @@ class WandbSection(Section):
     """Run name; --wandb_run_name sets it; unset: the config's name."""
     mode: Literal["auto", "online", "offline"] = "auto"
     """auto: online where a key is known, else offline; `wandb sync` uploads an offline run later."""
+    deadline_s: PositiveFloat = 60.0
+    """Seconds that wandb gets at the start and at the end; training never waits for it in between."""
 
 
 class TrackingSection(Section):

@@ -164,6 +164,24 @@ def test_use_wandb_tracks_offline_and_keeps_its_run_after_a_resume(small_data: P
             assert name in content or folder == folders[0]
 
 
+def test_a_wandb_server_that_is_not_there_is_told_and_training_goes_on(small_data: Path, tmp_path: Path) -> None:
+    wandb = {"enabled": True, "mode": "online", "deadline_s": 3}
+    config = write_config(tmp_path / "config.yaml", small_data, tracking__wandb=wandb)
+    processes = ranks.start(_train_without_server, (str(config),), tmp_path)
+    assert processes.wait() == [0], processes.text()
+    assert "wandb gets no more events: " in processes.text()
+    run = tmp_path / "run"
+    assert [event["sink"] for event in runs.events(run, "sink_failed")] == ["wandb"]
+    assert (run / "DONE").exists()
+
+
+def _train_without_server(config: str) -> None:
+    from trainer.cli import main
+
+    os.environ |= {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"}
+    main(["pretrain", "--config", config])
+
+
 def _train_with_wandb(config: str, stop_after: int) -> None:
     from trainer.cli import main
 

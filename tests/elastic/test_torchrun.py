@@ -1,4 +1,4 @@
-"""Under torchrun itself: a killed worker is restarted, an agent joins, an agent is stopped, and the run goes on exactly."""
+"""Under torchrun itself: an agent joins, a worker is killed, an agent is lost and replaced, and the run goes on exactly."""
 
 import os
 import signal
@@ -57,9 +57,7 @@ def world_sizes(run: Path) -> list[int]:
 
 
 @pytest.mark.timeout(400)
-def test_an_agent_joins_and_a_killed_worker_comes_back_with_no_row_repeated_or_skipped(
-    small_data: Path, tmp_path: Path
-) -> None:
+def test_agents_join_die_and_are_replaced_with_no_row_repeated_or_skipped(small_data: Path, tmp_path: Path) -> None:
     """The rendezvous store that torch shares by default hangs the joining agent; `elastic_environment` turns that off."""
     steps = 100_000  # far more than the test needs: it ends by a signal
     config = write_config(
@@ -78,12 +76,20 @@ def test_an_agent_joins_and_a_killed_worker_comes_back_with_no_row_repeated_or_s
             resumed_at = runs.events(run, "training_started")[-1]["step"]
             wait_for(lambda: runs.last_step(run) >= resumed_at + 20, output)
             assert world_sizes(run)[-1] == 2
-            for process in (first, second):
+            starts = len(world_sizes(run))
+            os.killpg(second.pid, signal.SIGKILL)  # a node is lost: its agent and its worker at once
+            os.kill(runs.events(run, "training_started")[-1]["pids"][1], signal.SIGKILL)
+        wait_for(lambda: len(world_sizes(run)) > starts and world_sizes(run)[-1] == 1, output)
+        with agent(config, port, output, "1:2") as third:
+            wait_for(lambda: world_sizes(run)[-1] == 2, output)
+            replaced_at = runs.events(run, "training_started")[-1]["step"]
+            wait_for(lambda: runs.last_step(run) >= replaced_at + 20, output)
+            for process in (first, third):
                 process.send_signal(signal.SIGTERM)
-            for process in (first, second):
+            for process in (first, third):
                 process.wait(60)
     finished = runs.newest_step(run)
-    assert finished >= resumed_at + 20
+    assert finished >= replaced_at + 20
     taken = runs.rows_by_step(run)
     from trainer.tokens.order import Order
     from trainer.tokens.shards import read_manifest

@@ -15,8 +15,6 @@ from trainer.errors import MissingDependencyError
 from trainer.events import EpochDone, Evaluated, Record, StepsDone, Validated
 
 _QUEUE_EVENTS = 10_000
-_INIT_DEADLINE_S = 60
-_CLOSE_DEADLINE_S = 60.0
 _STEP_METRICS = ("loss", "lr", "grad_norm", "epoch", "tokens_seen", "tokens_per_s", "data_wait_share", "mfu")
 
 
@@ -47,6 +45,7 @@ class Wandb:
             "config": values,
             "mode": self._mode(config.mode),
         }
+        self._deadline_s = config.deadline_s
         self._queue: queue.Queue[Record | None] = queue.Queue(_QUEUE_EVENTS)
         self._error: Exception | None = None
         self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
@@ -60,12 +59,12 @@ class Wandb:
 
     def close(self) -> None:
         """Finish within a deadline."""
-        self._queue.put(None, timeout=_CLOSE_DEADLINE_S)
-        self._thread.join(_CLOSE_DEADLINE_S)
+        self._queue.put(None, timeout=self._deadline_s)
+        self._thread.join(self._deadline_s)
         if self._error is not None:
             raise self._error
         if self._thread.is_alive():
-            raise TimeoutError(f"wandb did not finish within {_CLOSE_DEADLINE_S:.0f} s")
+            raise TimeoutError(f"wandb did not finish within {self._deadline_s:.0f} s")
 
     def _mode(self, wanted: str) -> str:
         if wanted != "auto":
@@ -75,7 +74,7 @@ class Wandb:
 
     def _work(self) -> None:
         try:
-            settings = self._wandb.Settings(init_timeout=_INIT_DEADLINE_S, console="off", silent=True)
+            settings = self._wandb.Settings(init_timeout=self._deadline_s, console="off", silent=True)
             run = self._wandb.init(settings=settings, **self._arguments)
             run.define_metric("*", step_metric="step")
             while (record := self._queue.get()) is not None:
