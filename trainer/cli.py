@@ -10,18 +10,22 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import TYPE_CHECKING, NoReturn, get_args
 
 from trainer import __version__
 from trainer.config import Config, StageName
 from trainer.config_loading import config_schema, dump_config, load_config, preset_names
-from trainer.errors import TrainerError, UsageError
+from trainer.errors import RunFolderError, TrainerError, UsageError
 from trainer.events import Failed, Record
 from trainer.run_folder import RunFolder
 from trainer.signals import StopRequest
 from trainer.tracking.json_lines import JsonLines
 from trainer.world import World
+
+if TYPE_CHECKING:
+    from trainer.running import Session
 
 _STAGE_HELP: dict[StageName, str] = {
     "prepare": "raw text to clean documents: read, normalise, drop duplicates, hold some out",
@@ -39,28 +43,30 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     environment = os.environ if environment is None else environment
     stop = StopRequest()
     stop.install()
-    session_events: list[tuple[Path, str]] = []
+    call = _Call(stop, environment)
     try:
-        options = _parser().parse_args(arguments)
-        _command(options, World.of(environment), stop, environment, session_events)
+        _command(_parser().parse_args(arguments), call)
         exit_code = 0
     except TrainerError as error:
         exit_code = error.exit_code
-        _say(error)
-        if not error.retry_helps:
-            for path, run in session_events:
-                _note_failure(path, run, error)
+        print(f"trainer: {error}", file=sys.stderr, flush=True)
+        # a folder in which another process works has that one's log: the refusal is not its failure
+        if call.session is not None and not error.retry_helps and not isinstance(error, RunFolderError):
+            _note_failure(call.session, error)
     stop.ignore_from_now_on()
     sys.exit(exit_code)
 
 
-def _command(
-    options: argparse.Namespace,
-    world: World,
-    stop: StopRequest,
-    environment: Mapping[str, str],
-    session_events: list[tuple[Path, str]],
-) -> None:
+@dataclass
+class _Call:
+    """One call of the command line, and the session that it opened once it did."""
+
+    stop: StopRequest
+    environment: Mapping[str, str]
+    session: "Session | None" = None
+
+
+def _command(options: argparse.Namespace, call: _Call) -> None:
     if options.command == "config" and options.schema:
         print(config_schema())
         return
@@ -82,10 +88,10 @@ def _command(
         from trainer.elastic.local import SHARED_STORE_HINT
         from trainer.running import Session, run_stage, run_stages
 
-        session = Session.open(config, world, stop, environment)
+        world = World.of(call.environment)
+        session = call.session = Session.open(config, world, call.stop, call.environment)
         if world.shares_store:
             print(f"trainer: {SHARED_STORE_HINT}", file=sys.stderr)
-        session_events.append((session.folder.events, config.hash()))
         if options.command == "run":
             run_stages(session)
         else:
@@ -127,18 +133,15 @@ def _generate(config: Config, prompt: str) -> None:
         print()
 
 
-def _note_failure(events: Path, run: str, error: TrainerError) -> None:
+def _note_failure(session: "Session", error: TrainerError) -> None:
     """Tell the failure to whoever watches the run folder; the disk may be what fails."""
+    events = session.folder.events
     event = Failed(kind=type(error).__name__, exit_code=error.exit_code, reason=str(error))
     try:
         with closing(JsonLines(events)) as sink:
-            sink.write(Record(time.time(), run, event))
+            sink.write(Record(time.time(), session.config.hash(), event))
     except (OSError, TrainerError) as trouble:
         print(f"trainer: {events}: {trouble}", file=sys.stderr)
-
-
-def _say(error: TrainerError) -> None:
-    print(f"trainer: {error}", file=sys.stderr, flush=True)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -63,7 +63,9 @@ def run_stages(session: Session) -> None:
         session.stop.raise_if_requested()
         launch = session.config.launch
         if stage == "pretrain" and launch.processes > 1 and session.world.size == 1 and not session.folder.done.exists():
-            with closing(make_tracker(session.config, session.folder, session.world, "prepare")) as tracker:
+            with session.folder.working("trainer run"):
+                pass  # refused here and not by each of the processes in turn
+            with closing(make_tracker(session.config, session.folder, session.world, None)) as tracker:
                 arguments = ["pretrain", "--config", str(session.folder.config)]
                 LocalRun(launch, arguments, session.folder.events, tracker).run(session.environment)
         else:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import ranks
+from tests.support import ranks, runs
 from tests.support.data import write_config
 
 
@@ -139,10 +139,13 @@ def test_two_processes_in_one_run_folder(small_data: Path, tmp_path: Path) -> No
     config = write_config(tmp_path / "config.yaml", small_data, pretrain__steps=100_000)
     first = ranks.trainer("pretrain", "--config", str(config), folder=tmp_path)
     first.wait_for((tmp_path / "run" / "checkpoints").exists)
-    line = fails(tmp_path, 65, "pretrain", "--config", str(config))
+    several = ["--set", "launch.processes=2", "--set", "stages=[pretrain]"]
+    for arguments in (["pretrain", "--config", str(config)], ["run", "--config", str(config), *several]):
+        line = fails(tmp_path, 65, *arguments)
+        assert line.startswith(f"trainer: {tmp_path}/run: a training process of ")
+        assert line.endswith("works in this folder; stop it, or choose another run_dir")
     first.kill()
-    assert line.startswith(f"trainer: {tmp_path}/run: a training process of ")
-    assert line.endswith("works in this folder; stop it, or choose another run_dir")
+    assert runs.events(tmp_path / "run", "failed") == []
 
 
 def test_no_disk(small_data: Path, tmp_path: Path) -> None:

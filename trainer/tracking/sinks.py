@@ -13,8 +13,10 @@ from trainer.world import World
 _WANDB_STAGES: tuple[StageName, ...] = ("pretrain", "evaluate")
 
 
-def make_tracker(config: Config, folder: RunFolder, world: World, stage: StageName) -> Tracker:
-    """A tracker with the sinks that the config asks for. Raises MissingDependencyError."""
+def make_tracker(config: Config, folder: RunFolder, world: World, stage: StageName | None) -> Tracker:
+    """A tracker with the sinks that the config asks for; without a stage, of one that only watches others. Raises
+    MissingDependencyError.
+    """
     run = config.hash()
     if not world.is_first:
         return Tracker(run)
