@@ -1,28 +1,18 @@
 """The trainer's config: frozen values, every rule checked at birth, no torch.
 
 One run is one `Config`. What changes its result (data choices, model, batch, schedule, seed, numbers' precision) makes its
-identity, `Config.identity()`; where it runs and how it is watched does not. Fields that stay out of the identity carry
-`NOT_IDENTITY`. The docstring under a field is its entry in the JSON schema.
+identity, `Config.identity()`; where it runs and how it is watched does not (trainer.config_section).
+The docstring under a field is its entry in the JSON schema.
 """
 
 import hashlib
-import json
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from trainer.config_section import NOT_IDENTITY, Section, canonical_json, unidentified
 
 NUM_SPECIAL_TOKENS = 36
 """Reserved ids at the start of every vocabulary: MiniMind's 21 specials, 6 tool and think marks, 9 spares."""
@@ -33,36 +23,10 @@ NUM_BYTES = 256
 MAX_TOKENS_PER_STEP = 1 << 24
 """A step's target tokens are counted in float32 beside the gradients, which is exact below this number."""
 
-NOT_IDENTITY = {"identity": False}
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
 StageName = Literal["prepare", "tokenizer", "encode", "pretrain", "evaluate", "generate", "report"]
-
-
-def _unidentified(default: Any) -> Any:
-    """A field with a default that is not part of the run's identity."""
-    return Field(default=default, json_schema_extra=dict(NOT_IDENTITY))
-
-
-class Section(BaseModel):
-    """A frozen part of the config. Unknown keys are errors."""
-
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
-    )
-
-    def identity(self) -> dict[str, Any]:
-        """The fields that determine the run's result, as plain values."""
-        return dict(_identity_items(self))
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _is_no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
-        # pydantic would take `steps: yes` for 1
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
-            raise ValueError(f"is the truth value {str(value).lower()}; give a value of its own kind")
-        return value
 
 
 class KillSpec(Section):
@@ -94,7 +58,7 @@ class SourceSection(Section):
     """The name under which validation and reports list it."""
     path: Annotated[str, Field(min_length=1)] = Field(json_schema_extra=dict(NOT_IDENTITY))
     """A file, a folder or a glob of .jsonl, .txt, .md or .rst files, also .gz or .zst; `box:NAME` is the corpus in the box."""
-    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] = _unidentified("en")
+    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] = unidentified("en")
     """ISO 639 code of its main language, for reports."""
 
 
@@ -141,9 +105,9 @@ class TokensSection(Section):
     """Length of a training row, in tokens: the context that the model is trained on."""
     packing: Literal["best_fit", "concat"] = "best_fit"
     """best_fit: a document is cut only where it is longer than a row; concat: rows are filled to the last token."""
-    verify_hashes: bool = _unidentified(True)
+    verify_hashes: bool = unidentified(True)
     """Compare the shards with their SHA-256 before training: about 1 s per GB at each start, on the first process."""
-    workers: NonNegativeInt = _unidentified(0)
+    workers: NonNegativeInt = unidentified(0)
     """Processes that encode; 0: one per core. The bytes written do not depend on it."""
 
 
@@ -251,11 +215,11 @@ class TrainingSection(Section):
     """The learning rate over time."""
     clip_norm: PositiveFloat | None = 1.0
     """Gradients are scaled down to this global L2 norm; null: never."""
-    max_skipped_in_a_row: PositiveInt = _unidentified(10)
+    max_skipped_in_a_row: PositiveInt = unidentified(10)
     """Steps whose loss or gradient is not finite are skipped; this many in a row end the run."""
-    stop_after: PositiveInt | None = _unidentified(None)
+    stop_after: PositiveInt | None = unidentified(None)
     """Save and end after this step although the schedule goes on: splits one run over several sessions."""
-    sample_log: bool = _unidentified(False)
+    sample_log: bool = unidentified(False)
     """Write step and sample ids of every micro-batch under RUN/sample_log, so that anyone can check the order from outside."""
 
     @property
@@ -354,30 +318,30 @@ class GenerateSection(Section):
 class Config(Section):
     """Everything that one run of the trainer needs to know."""
 
-    name: Name = _unidentified("run")
+    name: Name = unidentified("run")
     """Name of the run: lower-case letters, digits and dashes."""
-    run_dir: Path | None = _unidentified(None)
+    run_dir: Path | None = unidentified(None)
     """Folder of the run; unset: runs/NAME."""
-    data_dir: Path | None = _unidentified(None)
+    data_dir: Path | None = unidentified(None)
     """Folder of corpus, tokenizer and token shards, which runs may share; unset: the run folder."""
-    stages: tuple[StageName, ...] = _unidentified(
+    stages: tuple[StageName, ...] = unidentified(
         ("prepare", "tokenizer", "encode", "pretrain", "evaluate", "generate", "report")
     )
     """What `trainer run` does, in this order; a stage that is done is skipped."""
     seed: Annotated[int, Field(ge=0, lt=1 << 63)] = 1234
     """Determines the initial weights, the order of the rows and all noise."""
-    device: Literal["auto", "cuda", "mps", "cpu"] = _unidentified("auto")
+    device: Literal["auto", "cuda", "mps", "cpu"] = unidentified("auto")
     """auto: cuda where there is one, else mps, else cpu."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of matrix products; weights and optimizer stay fp32. auto: bf16 where this machine computes it faster."""
-    compile: bool = _unidentified(False)
+    compile: bool = unidentified(False)
     """Run the model through torch.compile: 20 to 90 s at the start, then faster; worth it above about 10 minutes."""
-    deterministic: bool = _unidentified(False)
+    deterministic: bool = unidentified(False)
     """Ask torch for algorithms with reproducible bits, and fail where there is none."""
-    collective_timeout_s: PositiveFloat = _unidentified(120.0)
+    collective_timeout_s: PositiveFloat = unidentified(120.0)
     """Processes that wait longer than this for each other give up."""
 
-    launch: LaunchSection = _unidentified(LaunchSection())
+    launch: LaunchSection = unidentified(LaunchSection())
     """Processes on this machine."""
     corpus: CorpusSection = CorpusSection()
     """Raw text to clean documents."""
@@ -389,15 +353,15 @@ class Config(Section):
     """The model's shape."""
     pretrain: PretrainSection = PretrainSection()
     """Pretraining."""
-    validation: ValidationSection = _unidentified(ValidationSection())
+    validation: ValidationSection = unidentified(ValidationSection())
     """Validation while training."""
-    checkpoint: CheckpointSection = _unidentified(CheckpointSection())
+    checkpoint: CheckpointSection = unidentified(CheckpointSection())
     """Saving."""
-    tracking: TrackingSection = _unidentified(TrackingSection())
+    tracking: TrackingSection = unidentified(TrackingSection())
     """Watching."""
-    evaluate: EvaluateSection = _unidentified(EvaluateSection())
+    evaluate: EvaluateSection = unidentified(EvaluateSection())
     """Evaluation after training."""
-    generate: GenerateSection = _unidentified(GenerateSection())
+    generate: GenerateSection = unidentified(GenerateSection())
     """Samples of text."""
 
     @property
@@ -435,25 +399,6 @@ class Config(Section):
             if kill.rank >= self.launch.processes or self.launch.processes == 1:
                 raise ValueError(f"launch.kill names rank {kill.rank}; with launch.processes 2 or more, ranks start at 0")
         return self
-
-
-def canonical_json(value: Any) -> bytes:
-    """The one spelling of a plain value that is hashed: sorted keys, no spaces, UTF-8."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def _identity_items(section: Section) -> Iterator[tuple[str, Any]]:
-    for name, field in type(section).model_fields.items():
-        extra = field.json_schema_extra
-        if isinstance(extra, dict) and extra.get("identity") is False:
-            continue
-        value = getattr(section, name)
-        if isinstance(value, Section):
-            yield name, dict(_identity_items(value))
-        elif isinstance(value, tuple):
-            yield name, [dict(_identity_items(item)) if isinstance(item, Section) else item for item in value]
-        else:
-            yield name, value
 
 
 def _nearest_divisors(whole: int, wanted: int) -> str:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from trainer.config import Config, Section
+from trainer.config import Config
 from trainer.config_loading import config_schema, dump_config, load_config, preset_names
+from trainer.config_section import Section
 from trainer.errors import ConfigError
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
-from trainer.config import canonical_json
+from trainer.config_section import canonical_json
 
 MANIFEST = "manifest.json"
 MODEL_FILE = "model.safetensors"

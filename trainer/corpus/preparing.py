@@ -9,7 +9,8 @@ from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
-from trainer.config import CorpusSection, canonical_json
+from trainer.config import CorpusSection
+from trainer.config_section import canonical_json
 from trainer.corpus.normalising import fingerprint, is_held_out, normalise
 from trainer.corpus.reading import BadLine, files_of, read_source
 from trainer.corpus.store import SPLITS, CorpusManifest, PartWriter, read_manifest, write_manifest

@@ -44,7 +44,7 @@ TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
 
 
-def train_tokenizer(texts: Iterable[str], vocab_size: int, min_frequency: int, num_texts: int | None = None) -> Tokenizer:
+def train_tokenizer(texts: Iterable[str], vocab_size: int, min_frequency: int) -> Tokenizer:
     """Train byte-level BPE on an iterator of texts. The same texts give the same tokenizer, byte for byte.
 
     A small corpus may hold fewer pairs than `vocab_size` asks for; the vocabulary then stays smaller.
@@ -59,7 +59,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, min_frequency: int, n
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(texts, trainer=trainer, length=num_texts)
+    tokenizer.train_from_iterator(texts, trainer=trainer)
     return tokenizer
 
 

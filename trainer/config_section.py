@@ -1,0 +1,57 @@
+"""The base of every config section: frozen, closed, and with an identity.
+
+The identity of a section is what of it determines a run's result, as plain values. A field that does not (where a run works,
+how it is watched) is made with `unidentified`, or carries NOT_IDENTITY, and stays out of it.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+
+NOT_IDENTITY = {"identity": False}
+
+
+def unidentified(default: Any) -> Any:
+    """A field with a default that is not part of the run's identity."""
+    return Field(default=default, json_schema_extra=dict(NOT_IDENTITY))
+
+
+class Section(BaseModel):
+    """A frozen part of the config. Unknown keys are errors."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True, allow_inf_nan=False
+    )
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that determine the run's result, as plain values."""
+        return dict(_identity_items(self))
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic would take `steps: yes` for 1
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError(f"is the truth value {str(value).lower()}; give a value of its own kind")
+        return value
+
+
+def canonical_json(value: Any) -> bytes:
+    """The one spelling of a plain value that is hashed: sorted keys, no spaces, UTF-8."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _identity_items(section: Section) -> Iterator[tuple[str, Any]]:
+    for name, field in type(section).model_fields.items():
+        extra = field.json_schema_extra
+        if isinstance(extra, dict) and extra.get("identity") is False:
+            continue
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield name, dict(_identity_items(value))
+        elif isinstance(value, tuple):
+            yield name, [dict(_identity_items(item)) if isinstance(item, Section) else item for item in value]
+        else:
+            yield name, value
