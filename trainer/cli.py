@@ -19,6 +19,11 @@ from trainer.config import Config, StageName
 from trainer.config_loading import config_schema, dump_config, load_config, preset_names
 from trainer.errors import RunFolderError, TrainerError, UsageError
 from trainer.events import Failed, Record
+from trainer.planning.hardware import GPUS, LINKS, Cluster, gpu_named, link_named
+from trainer.planning.job import Job
+from trainer.planning.measured import compare
+from trainer.planning.plan import make_plan
+from trainer.planning.table import compare_json, compare_lines, plan_json, plan_lines
 from trainer.run_folder import RunFolder
 from trainer.signals import StopRequest
 from trainer.tracking.json_lines import JsonLines
@@ -73,10 +78,18 @@ def _command(options: argparse.Namespace, call: _Call) -> None:
     if options.command == "bench":
         from trainer.bench.table import bench
 
-        bench(options.presets, options.seconds, compiled=options.compile, as_json=options.json)
+        world = World.of(call.environment)
+        trace_folder = Path("runs") if options.profile else None
+        flags = {"compiled": options.compile, "as_json": options.json}
+        bench(options.presets, options.seconds, world, trace_folder=trace_folder, **flags)
+        return
+    if options.command == "plan" and options.compare:
+        _print_comparison(as_json=options.json)
         return
     config = _config(options)
-    if options.command == "config":
+    if options.command == "plan":
+        _print_plan(config, options)
+    elif options.command == "config":
         print(dump_config(config), end="")
     elif options.command == "tokenizer" and options.action == "inspect":
         from trainer.tokens.inspecting import inspect_tokenizer
@@ -116,6 +129,24 @@ def _config(options: argparse.Namespace) -> Config:
             if value is not None:
                 overrides.append(f"generate.{key}={value}")
     return load_config(options.config, overrides, options.preset)
+
+
+def _print_plan(config: Config, options: argparse.Namespace) -> None:
+    """What the config needs and how fast it is on the GPUs of the options."""
+    if options.gpus is None:
+        raise UsageError("plan needs --gpus N, or --compare")
+    job = Job.of(config)
+    cluster = Cluster(gpu_named(options.gpu), options.gpus, options.gpus_per_node, link_named(options.link))
+    plan = make_plan(job, cluster)
+    if options.json:
+        print(plan_json(job, cluster, plan))
+    else:
+        print("\n".join(plan_lines(job, cluster, plan, options.gpu, options.link)))
+
+
+def _print_comparison(*, as_json: bool) -> None:
+    """The plan's model beside published figures."""
+    print(compare_json(compare()) if as_json else "\n".join(compare_lines(compare())))
 
 
 def _generate(config: Config, prompt: str) -> None:
@@ -177,13 +208,32 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("config", parents=[shared], help=config_help, description=config_help)
     command.add_argument("--show", action="store_true", help="print the resolved config as YAML (the default)")
     command.add_argument("--schema", action="store_true", help="print the JSON schema")
+    _add_plan(commands, shared)
     bench_help = "measure speed on this machine beside a plain loop"
     command = commands.add_parser("bench", help=bench_help, description=bench_help)
     command.add_argument("--presets", nargs="+", default=["tiny", "minimind-26m"], choices=preset_names(), metavar="NAME")
     command.add_argument("--seconds", type=float, default=60.0, help="time for each preset's pairs, in s")
     command.add_argument("--compile", action="store_true", help="also measure with torch.compile")
+    command.add_argument("--profile", action="store_true", help="also write runs/trace-NAME.json for ui.perfetto.dev")
     command.add_argument("--json", action="store_true", help="print JSON to stdout instead of a table")
     return parser
+
+
+def _add_plan(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser) -> None:
+    plan_help = "predict memory, step time and scaling of each engine on given GPUs"
+    command = commands.add_parser("plan", parents=[shared], help=plan_help, description=plan_help)
+    command.add_argument("--gpus", type=_positive, metavar="N", help="GPUs in all")
+    command.add_argument("--gpus-per-node", type=_positive, default=8, metavar="N", help="GPUs of a node (default: 8)")
+    command.add_argument("--gpu", default="h100", metavar="NAME", help=f"one of {', '.join(GPUS)} (default: h100)")
+    command.add_argument("--link", default="100GbE", metavar="NAME", help=f"of nodes: {', '.join(LINKS)} (default: 100GbE)")
+    command.add_argument("--compare", action="store_true", help="print the predictions beside published figures instead")
+    command.add_argument("--json", action="store_true", help="print JSON to stdout instead of a table")
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
+    return int(text)
 
 
 def _shared_options() -> "_Parser":

@@ -6,13 +6,14 @@ The docstring under a field is its entry in the JSON schema.
 """
 
 import hashlib
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from trainer.config_section import NOT_IDENTITY, Section, canonical_json, unidentified
+from trainer.config_engine import EngineSection
+from trainer.config_section import NOT_IDENTITY, Section, canonical_json, nearest_divisors, unidentified
+from trainer.config_training import PretrainSection
 
 NUM_SPECIAL_TOKENS = 36
 """Reserved ids at the start of every vocabulary: MiniMind's 21 specials, 6 tool and think marks, 9 spares."""
@@ -23,8 +24,6 @@ NUM_BYTES = 256
 MAX_TOKENS_PER_STEP = 1 << 24
 """A step's target tokens are counted in float32 beside the gradients, which is exact below this number."""
 
-
-Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
 StageName = Literal["prepare", "tokenizer", "encode", "pretrain", "evaluate", "generate", "report"]
 
@@ -157,92 +156,17 @@ class ModelSection(Section):
     @model_validator(mode="after")
     def _shapes_fit(self) -> Self:
         if self.hidden_size % self.num_heads:
-            nearest = _nearest_divisors(self.hidden_size, self.num_heads)
+            nearest = nearest_divisors(self.hidden_size, self.num_heads)
             raise ValueError(f"num_heads {self.num_heads} does not divide hidden_size {self.hidden_size}; nearest: {nearest}")
         if self.head_size % 2:
             raise ValueError(f"hidden_size / num_heads is {self.head_size}; rotary positions need an even number")
         if self.num_heads % self.num_kv_heads:
-            nearest = _nearest_divisors(self.num_heads, self.num_kv_heads)
+            nearest = nearest_divisors(self.num_heads, self.num_kv_heads)
             raise ValueError(f"num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}; nearest: {nearest}")
         if self.vocab_size < NUM_SPECIAL_TOKENS + NUM_BYTES:
             least = NUM_SPECIAL_TOKENS + NUM_BYTES
             raise ValueError(f"vocab_size {self.vocab_size} is below {least}: {NUM_SPECIAL_TOKENS} reserved ids and 256 bytes")
         return self
-
-
-class OptimizerSection(Section):
-    """AdamW (arXiv 1711.05101)."""
-
-    lr: PositiveFloat = 1e-3
-    """Peak learning rate."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
-    """Decay of the two moments, per step."""
-    eps: PositiveFloat = 1e-8
-    """Added to the root of the second moment."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
-    """Decay of the matrices, per step and unit of learning rate; never applied to norms."""
-    decay_embedding: bool = False
-    """Decay the tied embedding too."""
-
-
-class ScheduleSection(Section):
-    """The learning rate over the run, as a factor of its peak."""
-
-    kind: Literal["cosine", "wsd", "constant"] = "cosine"
-    """cosine: half a cosine after the warm-up; wsd: warm-up, stable, then a decay by 1 - sqrt (arXiv 2405.18392)."""
-    warmup_steps: NonNegativeInt = 100
-    """Linear rise from zero to the peak, in steps."""
-    decay_fraction: Fraction = 0.2
-    """wsd: share of all steps in which the rate falls."""
-    final_ratio: Fraction = 0.1
-    """The last step's rate as a factor of the peak."""
-
-
-class TrainingSection(Section):
-    """What every training stage has: how long, in what batches, by which optimizer."""
-
-    epochs: PositiveInt | None = None
-    """Passes over the rows; 1 when neither epochs nor steps is given."""
-    steps: PositiveInt | None = None
-    """Optimizer steps, instead of epochs."""
-    global_batch: PositiveInt = 256
-    """Rows per optimizer step over all processes: part of what determines the result, so never a function of the world size."""
-    micro_batch: PositiveInt = 16
-    """Rows in one forward and backward pass; it must divide global_batch."""
-    optimizer: OptimizerSection = OptimizerSection()
-    """The optimizer and its rates."""
-    schedule: ScheduleSection = ScheduleSection()
-    """The learning rate over time."""
-    clip_norm: PositiveFloat | None = 1.0
-    """Gradients are scaled down to this global L2 norm; null: never."""
-    max_skipped_in_a_row: PositiveInt = unidentified(10)
-    """Steps whose loss or gradient is not finite are skipped; this many in a row end the run."""
-    stop_after: PositiveInt | None = unidentified(None)
-    """Save and end after this step although the schedule goes on: splits one run over several sessions."""
-    sample_log: bool = unidentified(False)
-    """Write step and sample ids of every micro-batch under RUN/sample_log, so that anyone can check the order from outside."""
-
-    @property
-    def num_micro_batches(self) -> int:
-        """Micro-batches in a full step, and so the largest world size."""
-        return self.global_batch // self.micro_batch
-
-    @model_validator(mode="after")
-    def _batches_fit(self) -> Self:
-        if self.epochs is not None and self.steps is not None:
-            raise ValueError("epochs and steps are both given; remove one of them")
-        if self.global_batch % self.micro_batch:
-            nearest = _nearest_divisors(self.global_batch, self.micro_batch)
-            raise ValueError(
-                f"micro_batch {self.micro_batch} does not divide global_batch {self.global_batch}; nearest: {nearest}"
-            )
-        if self.steps is not None and self.schedule.warmup_steps >= self.steps > 1:
-            raise ValueError(f"schedule.warmup_steps {self.schedule.warmup_steps} must be below steps {self.steps}")
-        return self
-
-
-class PretrainSection(TrainingSection):
-    """Next-token prediction over all documents."""
 
 
 class ValidationSection(Section):
@@ -287,6 +211,8 @@ class TrackingSection(Section):
     """Steps between two lines."""
     measure_peak: bool = True
     """Time a matrix product at the start (about 0.3 s), so that MFU is a share of what this machine can do."""
+    profile: bool = False
+    """Write a trace of training's steps 6 to 8 on the first process to RUN/trace.json, for ui.perfetto.dev."""
     wandb: WandbSection = WandbSection()
     """Weights & Biases."""
 
@@ -334,6 +260,12 @@ class Config(Section):
     """auto: cuda where there is one, else mps, else cpu."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Precision of matrix products; weights and optimizer stay fp32. auto: bf16 where this machine computes it faster."""
+    engine: EngineSection = unidentified(EngineSection())
+    """Engine of training: data parallelism, FSDP2 or DeepSpeed."""
+    activation_checkpointing: bool = unidentified(False)
+    """Keep only each block's input and compute the rest again in the backward pass: a third more work, far less memory."""
+    attention: Literal["auto", "blocks", "sdpa", "flex"] = unidentified("auto")
+    """auto: blocks of matrix products on CPU; on GPUs FlexAttention where compiled, else torch's fused attention."""
     compile: bool = unidentified(False)
     """Run the model through torch.compile: 20 to 90 s at the start, then faster; worth it above about 10 minutes."""
     deterministic: bool = unidentified(False)
@@ -395,14 +327,12 @@ class Config(Section):
                 f"launch.processes {self.launch.processes} is above the {self.pretrain.num_micro_batches} micro-batches of a "
                 f"step; lower it, or lower pretrain.micro_batch {self.pretrain.micro_batch}"
             )
+        if self.engine.kind == "deepspeed" and self.pretrain.optimizer.kind == "muon":
+            raise ValueError(
+                "pretrain.optimizer.kind muon works with engine.kind ddp and fsdp; DeepSpeed shares out vectors, not matrices: "
+                "set pretrain.optimizer.kind to adamw with a rate of its own (a quarter of Muon's), or choose another engine"
+            )
         for kill in self.launch.kill:
             if kill.rank >= self.launch.processes or self.launch.processes == 1:
                 raise ValueError(f"launch.kill names rank {kill.rank}; with launch.processes 2 or more, ranks start at 0")
         return self
-
-
-def _nearest_divisors(whole: int, wanted: int) -> str:
-    """The divisors of `whole` just below and just above `wanted`, for the way out in an error."""
-    below = islice((d for d in range(min(wanted, whole + 1) - 1, 0, -1) if whole % d == 0), 1)
-    above = islice((d for d in range(wanted + 1, min(whole, 1000 * wanted) + 1) if whole % d == 0), 1)
-    return ", ".join(str(d) for d in (*below, *above))

@@ -6,6 +6,7 @@ how it is watched) is made with `unidentified`, or carries NOT_IDENTITY, and sta
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
@@ -55,3 +56,10 @@ def _identity_items(section: Section) -> Iterator[tuple[str, Any]]:
             yield name, [dict(_identity_items(item)) if isinstance(item, Section) else item for item in value]
         else:
             yield name, value
+
+
+def nearest_divisors(whole: int, wanted: int) -> str:
+    """The divisors of `whole` just below and just above `wanted`, for the way out in an error."""
+    below = islice((d for d in range(min(wanted, whole + 1) - 1, 0, -1) if whole % d == 0), 1)
+    above = islice((d for d in range(wanted + 1, min(whole, 1000 * wanted) + 1) if whole % d == 0), 1)
+    return ", ".join(str(d) for d in (*below, *above))

@@ -53,6 +53,7 @@ class TrainingStarted(Event):
     restart: int
     pids: list[int]
     device: str
+    engine: str
     precision: str
     threads: int
     num_parameters: int

@@ -81,6 +81,13 @@ def tensors(value: float) -> dict[str, dict[str, torch.Tensor]]:
     return {MODEL_FILE: model, OPTIMIZER_FILE: moments}
 
 
+def begin_save(writer: CheckpointWriter, state: dict[str, dict[str, torch.Tensor]], made: CheckpointManifest) -> None:
+    """Save a state as an engine hands it over: shapes first, then one tensor after another."""
+    shapes = {file: {name: tensor.shape for name, tensor in named.items()} for file, named in state.items()}
+    stream = ((file, name, tensor) for file, named in state.items() for name, tensor in named.items())
+    writer.save(shapes, stream, lambda: made)
+
+
 def manifest(step: int) -> CheckpointManifest:
     hashes: dict[str, Any] = {"run": "r", "data_sha256": "d", "tokenizer_sha256": "t"}
     state = TrainingState(step=step)
@@ -144,7 +151,7 @@ def test_a_disk_that_refuses_any_operation_is_told_and_the_checkpoint_before_it_
         for step in (1, 2):
             save(folder, step)
         writer = CheckpointWriter(folder, keep=2, disk=FaultyDisk(at, fail_with(number)))
-        writer.save(tensors(3.0), lambda: manifest(3))
+        begin_save(writer, tensors(3.0), manifest(3))
         writer.wait()
         *saved, outcome = writer.outcomes()
         assert isinstance(outcome, CheckpointFailed), at
@@ -156,7 +163,7 @@ def test_a_disk_that_refuses_any_operation_is_told_and_the_checkpoint_before_it_
             with pytest.raises(StorageError):
                 writer.finish()
             assert_holds_one_of(folder, {2, 3})
-        writer.save(tensors(4.0), lambda: manifest(4))  # the disk works again
+        begin_save(writer, tensors(4.0), manifest(4))  # the disk works again
         writer.finish()
         assert isinstance(writer.outcomes()[0], CheckpointSaved)
         assert_holds_one_of(folder, {4})
@@ -246,7 +253,7 @@ def test_a_save_does_not_see_later_changes_of_the_tensors(tmp_path: Path) -> Non
         for named in state.values():
             for tensor in named.values():
                 tensor.fill_(float(step))
-        writer.save(state, lambda step=step: manifest(step))  # type: ignore[misc]
+        begin_save(writer, state, manifest(step))
         for named in state.values():
             for tensor in named.values():
                 tensor.fill_(99.0)
@@ -343,7 +350,7 @@ def test_a_manifest_that_cannot_be_read_is_passed_over(kind: str, folder: Path) 
 def test_tensors_are_saved_by_name_whatever_their_order(tmp_path: Path) -> None:
     writer = CheckpointWriter(tmp_path, keep=2)
     for step, names in ((1, "ab"), (2, "ba")):
-        writer.save(letter_tensors(names), lambda step=step: counted_manifest(step))  # type: ignore[misc]
+        begin_save(writer, letter_tensors(names), counted_manifest(step))
     writer.finish()
     for step in (1, 2):
         stored = load_file(tmp_path / folder_name(step) / MODEL_FILE)

@@ -54,7 +54,7 @@ def test_links_files_and_make_targets_in_documents_exist(document: str) -> None:
     text = (ROOT / document).read_text(encoding="utf-8")
     makefile = (ROOT / "Makefile").read_text()
     for target in re.findall(r"make ([a-z-]+)", text):
-        if target in ("help", "demo", "test", "test-tools", "check", "bench", "corpus", "deepspeed", "clean"):
+        if target not in ("it", "the", "a"):  # words of a sentence
             assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for link in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / document).parent.joinpath(link).exists(), link

@@ -38,14 +38,14 @@ def _train_with_signal(phase: str, number: int, rank: str, config: str) -> None:
     from trainer.files import Disk
     from trainer.training.engines.ddp import DataParallel
     from trainer.training.loop import TrainingLoop
-    from trainer.training.pretrain import Pretraining
+    from trainer.training.pretrain import NextTokenLoss
     from trainer.training.validation import Validator
 
     owner, name, call = {
         "start": (TrainingLoop, "run", 1),
         "warm-up": (DataParallel, "start_step", 1),
-        "accumulation": (Pretraining, "loss", 4 * 9 + 2 if rank == "0" and "RANK" not in os.environ else 2 * 9 + 2),
-        "update": (DataParallel, "apply", 9),
+        "accumulation": (NextTokenLoss, "forward", 4 * 9 + 2 if rank == "0" and "RANK" not in os.environ else 2 * 9 + 2),
+        "update": (DataParallel, "finish_step", 9),
         "evaluation": (Validator, "_nats_and_bytes", 2),
         "saving": (CheckpointWriter, "save", 2),
         "writing": (Disk, "flush", 4),

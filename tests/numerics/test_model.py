@@ -90,6 +90,7 @@ def test_packed_logits_equal_those_of_each_document_alone(config: ModelSection, 
                 torch.testing.assert_close(together[row][own], alone, atol=1e-5, rtol=0)
 
 
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("seq_len", [1, 5, 64, 65, 200, 512])
 def test_blocked_attention_equals_torchs_own_with_the_same_mask(seq_len: int) -> None:
     torch.manual_seed(0)
@@ -97,10 +98,33 @@ def test_blocked_attention_equals_torchs_own_with_the_same_mask(seq_len: int) ->
     documents = torch.arange(seq_len).div(37, rounding_mode="floor").expand(2, seq_len)
     allowed = (documents[:, :, None] == documents[:, None, :]).tril()
     wanted = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed[:, None], enable_gqa=True)
-    blocked = attend(q, k, v, DocumentMask.of(documents, torch.float32))
+    blocked = attend(q, k, v, DocumentMask.of(documents, torch.float32, "blocks"))
     torch.testing.assert_close(blocked, wanted, atol=1e-6, rtol=1e-5)
-    dense = attend(q, k, v, DocumentMask((), allowed[:, None]))
+    dense = attend(q, k, v, DocumentMask.of(documents, torch.float32, "sdpa"))
     torch.testing.assert_close(dense, wanted, atol=0, rtol=0)
+    flex = attend(q, k, v, DocumentMask.of(documents, torch.float32, "flex"))
+    torch.testing.assert_close(flex, wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_recomputed_blocks_give_the_same_loss_and_gradients_and_keep_fewer_tensors() -> None:
+    config = ModelSection(vocab_size=512, hidden_size=32, num_layers=3, num_heads=4, num_kv_heads=2, ffn_size=64, dropout=0.1)
+    ids = torch.arange(128).view(2, 64)
+    results = []
+    for recompute in (False, True):
+        model = GPT(config, 64)
+        model.init_weights(1)
+        if recompute:
+            model.recompute_blocks()
+        kept: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.numel()) or tensor, lambda x: x):  # noqa: B023
+            torch.manual_seed(7)
+            loss = model(ids, DocumentMask.of(torch.ones_like(ids), torch.float32)).square().sum()
+        loss.backward()
+        results.append((loss, [parameter.grad for parameter in model.parameters()], sum(kept)))
+    (plain, plain_gradients, plain_kept), (again, again_gradients, again_kept) = results
+    torch.testing.assert_close(again, plain, atol=0, rtol=0)
+    torch.testing.assert_close(again_gradients, plain_gradients, atol=0, rtol=0)
+    assert again_kept < plain_kept / 5
 
 
 @pytest.mark.parametrize("num_positions", [3, CHUNK_POSITIONS, 2 * CHUNK_POSITIONS + 5])
@@ -111,20 +135,21 @@ def test_loss_and_its_gradients_equal_torchs_cross_entropy(num_positions: int) -
     targets = torch.randint(0, 300, (1, num_positions))
     targets[0, ::3] = IGNORED
     wanted = torch.nn.functional.cross_entropy((hidden @ embedding.T)[0], targets[0], reduction="sum", ignore_index=IGNORED)
-    loss = next_token_loss(hidden, embedding, targets)
+    used = (targets.flatten() != IGNORED).nonzero().squeeze(1)
+    loss = next_token_loss(hidden, embedding, targets, used)
     torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=1e-4)
     for ours, theirs in zip(
         torch.autograd.grad(3 * loss, (hidden, embedding)), torch.autograd.grad(3 * wanted, (hidden, embedding)), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     with torch.no_grad():
-        torch.testing.assert_close(next_token_loss(hidden, embedding, targets), wanted, rtol=1e-5, atol=1e-4)
+        torch.testing.assert_close(next_token_loss(hidden, embedding, targets, used), wanted, rtol=1e-5, atol=1e-4)
 
 
 def test_a_batch_of_padding_alone_has_loss_zero_and_no_gradient() -> None:
     hidden = torch.randn(1, 8, 16, requires_grad=True)
     embedding = torch.randn(300, 16, requires_grad=True)
-    loss = next_token_loss(hidden, embedding, torch.full((1, 8), IGNORED))
+    loss = next_token_loss(hidden, embedding, torch.full((1, 8), IGNORED), torch.empty(0, dtype=torch.int64))
     loss.backward()
     assert loss.item() == 0
     assert hidden.grad is not None

@@ -26,7 +26,7 @@ SMALL: dict[str, Any] = {
         "global_batch": 8,
         "micro_batch": 2,
         "sample_log": True,
-        "optimizer": {"lr": 0.01},
+        "optimizer": {"kind": "adamw", "lr": 0.01},
         "schedule": {"warmup_steps": 2},
     },
     "validation": {"every_steps": 1000, "max_rows_per_source": 4},

@@ -68,7 +68,7 @@ class Ranks:
 def start(function: Callable[..., Any], arguments: Sequence[Any], folder: Path, world_size: int = 1) -> Ranks:
     """Run `function(*arguments)` in each of `world_size` processes, which find each other by the usual variables."""
     folder.mkdir(parents=True, exist_ok=True)
-    port = _free_port()
+    port = free_port()
     ranks = Ranks([], [])
     stamp = f"{time.monotonic_ns()}"
     for rank in range(world_size):
@@ -123,7 +123,20 @@ def _in_rank(function: Callable[..., Any], arguments: tuple[Any, ...], environme
     function(*arguments)
 
 
-def _free_port() -> int:
+def agreed_port(file: Path, choose: bool, deadline_s: float = DEADLINE_S) -> str:
+    """A port that is free now, chosen by one process and learned by the others from a file."""
+    if choose:
+        partial = file.with_suffix(".partial")
+        partial.write_text(str(free_port()))
+        partial.rename(file)
+    end = time.monotonic() + deadline_s
+    while not file.exists():
+        assert time.monotonic() < end, f"{file}: no port was chosen within {deadline_s} s"
+        time.sleep(0.01)
+    return file.read_text()
+
+
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

@@ -1,6 +1,7 @@
 """A config is checked at birth; its errors say where, what, why and the way out; its hash is the run's identity."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ def error_of(text: str, tmp_path: Path, *overrides: str) -> str:
         ("a: [1", "c.yaml:1: not YAML: expected ',' or ']'"),
         ("- 1", "c.yaml: holds a list; a config is a mapping of sections"),
         ("trainer: 5", "c.yaml:1: trainer must be a mapping of sections"),
-        ("preset: huge", "preset 'huge' is not one of minimind-26m, minimind-64m, tiny"),
+        ("preset: huge", "preset 'huge' is not one of gpt-125m, gpt-1b, gpt-350m, minimind-26m, minimind-64m, tiny"),
         ("tokens: {row_tokens: 65536}", "tokens.row_tokens 65536 is above model.max_positions 32768"),
     ],
 )
@@ -123,7 +124,8 @@ def test_key_order_and_comments_never_change_the_hash(tmp_path: Path) -> None:
 
 
 NOT_IDENTITY = {
-    "name", "run_dir", "data_dir", "stages", "device", "compile", "deterministic", "collective_timeout_s", "launch",
+    "name", "run_dir", "data_dir", "stages", "device", "compile", "engine", "activation_checkpointing", "attention",
+    "deterministic", "collective_timeout_s", "launch",
     "validation", "checkpoint", "tracking", "evaluate", "generate", "tokens.workers", "tokens.verify_hashes",
     "pretrain.max_skipped_in_a_row", "pretrain.stop_after", "pretrain.sample_log", "corpus.sources.path",
     "corpus.sources.language",
@@ -209,3 +211,48 @@ def test_a_combination_that_set_broke_is_not_blamed_on_the_file(tmp_path: Path) 
 
 def test_numbers_are_finite(tmp_path: Path) -> None:
     assert "pretrain.optimizer.lr" in error_of("pretrain: {optimizer: {lr: .inf}}", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        (["pretrain.batch_warmup_start=8"], "batch_warmup_start 8 needs batch_warmup_steps"),
+        (
+            ["pretrain.batch_warmup_steps=5", "pretrain.batch_warmup_start=24"],
+            "batch_warmup_start 24 is not a multiple of micro_batch 16 up to global_batch 256",
+        ),
+        (["engine.kind=fsdp", "engine.bucket_mb=25"], "bucket_mb is a setting of kind ddp; the kind is fsdp"),
+        (["engine.deepspeed={zero_stage: 0, offload_optimizer: true}"], "offload_optimizer needs zero_stage 1, 2 or 3"),
+        (["engine.deepspeed={zero_stage: 2, offload_parameters: true}"], "offload_parameters needs zero_stage 3; it is 2"),
+        (
+            ["engine.deepspeed.extra={train_batch_size: 8}"],
+            "extra.train_batch_size is decided by pretrain.global_batch; remove it from extra",
+        ),
+        (
+            ["engine.deepspeed.extra={zero_optimization: {stage: 3}}"],
+            "extra.zero_optimization.stage is decided by engine.deepspeed.zero_stage; remove it from extra",
+        ),
+        (
+            ["engine.kind=deepspeed", "pretrain.optimizer.kind=muon"],
+            "pretrain.optimizer.kind muon works with engine.kind ddp and fsdp",
+        ),
+    ],
+)
+def test_engines_and_optimizers_refuse_what_they_cannot_do_at_birth(settings: list[str], wanted: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(wanted)):
+        load_config(None, settings, "minimind-26m")
+
+
+def test_deepspeeds_other_settings_are_handed_on_beneath_ours() -> None:
+    from trainer.config_engine import DeepSpeedSection
+    from trainer.training.engines.zero import deepspeed_config
+
+    extra = {"wall_clock_breakdown": True, "zero_optimization": {"reduce_bucket_size": 7, "overlap_comm": True}}
+    section = DeepSpeedSection(zero_stage=3, offload_parameters=True, extra=extra)
+    made = deepspeed_config(load_config(None, [], "minimind-26m").pretrain, section)
+    assert made["wall_clock_breakdown"] is True
+    assert made["zero_optimization"]["stage"] == 3
+    assert made["zero_optimization"]["reduce_bucket_size"] == 7
+    assert made["zero_optimization"]["overlap_comm"] is True
+    assert made["zero_optimization"]["offload_param"]["device"] == "cpu"
+    assert made["gradient_clipping"] == 1.0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainer.tokens.order import Order, permuted, share_of_rank
+from trainer.tokens.order import Order, batch_ramp, permuted, share_of_rank
 from trainer.training.sample_log import OrderReport, SampleLog, check_order, next_attempt
 
 GOLDEN = [[8, 6, 0, 5, 9, 2, 4, 1, 7, 3], [6, 4, 0, 1, 3, 5, 7, 9, 2, 8], [336258627515, 591519636026, 289626420428]]
@@ -107,3 +107,29 @@ def test_the_log_is_plain_json_lines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_tiny_sizes(size: int) -> None:
     assert sorted(permuted(0, 0, size, np.arange(size)).tolist()) == list(range(size))
+
+
+@given(st.integers(1, 300), st.integers(1, 6), st.integers(1, 8), st.integers(0, 12), st.integers(1, 3), st.data())
+@settings(max_examples=150, deadline=None)
+def test_a_batch_warm_up_still_takes_each_row_exactly_once_an_epoch(
+    num_rows: int, micro: int, count: int, warmup: int, epochs: int, data: st.DataObject
+) -> None:
+    first = micro * data.draw(st.integers(1, count))
+    ramp = batch_ramp(micro, first, micro * count, warmup)
+    order = Order.of_epochs(3, num_rows, micro * count, micro, epochs, ramp)
+    steps = [order.rows_of_step(step) for step in range(order.num_steps)]
+    assert [len(rows) for rows in steps[:-1]] == [*ramp, *[micro * count] * len(steps)][: len(steps) - 1]
+    assert all(len(rows) for rows in steps)
+    starts = [order.start_of_step(step) for step in range(order.num_steps + 1)]
+    assert starts == np.cumsum([0, *map(len, steps)]).tolist()
+    taken = np.concatenate(steps)
+    for epoch in range(epochs):
+        assert np.array_equal(np.sort(taken[epoch * num_rows : (epoch + 1) * num_rows]), np.arange(num_rows))
+
+
+def test_a_batch_warm_up_is_a_straight_line_in_whole_micro_batches() -> None:
+    assert batch_ramp(4, 4, 32, 7) == (4, 8, 12, 16, 20, 24, 28)
+    assert batch_ramp(4, 8, 16, 4) == (8, 8, 12, 12)
+    order = Order.of_steps(1, 1000, 32, 4, 10, batch_ramp(4, 4, 32, 7))
+    assert order.num_steps == 10
+    assert order.num_positions == 112 + 3 * 32

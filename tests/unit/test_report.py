@@ -39,6 +39,7 @@ from trainer.tracking.report_timeline import timeline
 from trainer.tracking.run_story import RunStory, parse_records, percentile, tell_story
 
 STARTED = TrainingStarted(
+    engine="ddp",
     step=0,
     stage="pretrain",
     num_steps=100,

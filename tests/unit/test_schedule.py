@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainer.config import ScheduleSection
-from trainer.training.schedule import lr_factor
+from trainer.config_training import ScheduleSection
+from trainer.training.schedule import lr_factor, weight_decay_factor
 
 
 def curve(num_steps: int = 100, **fields: object) -> list[float]:
@@ -52,3 +52,9 @@ def test_a_factor_is_between_zero_and_one_and_never_rises_after_the_warm_up(
     assert all(0 <= factor <= 1 for factor in factors)
     after = factors[min(warmup, num_steps) :]
     assert all(later <= earlier + 1e-12 for earlier, later in pairwise(after))
+
+
+def test_weight_decay_stays_or_falls_in_a_straight_line() -> None:
+    assert [weight_decay_factor(ScheduleSection(), step, 4) for step in range(4)] == [1.0] * 4
+    falling = ScheduleSection(weight_decay="linear")
+    assert [weight_decay_factor(falling, step, 4) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]

@@ -45,6 +45,7 @@ ABOVE_MODEL = {"model": 0.0, "unigram": 3.0, "bigram": 1.9}
 
 def started(step: int, world_size: int) -> TrainingStarted:
     return TrainingStarted(
+        engine="ddp",
         step=step,
         stage="pretrain",
         num_steps=200,

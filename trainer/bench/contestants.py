@@ -1,8 +1,6 @@
 """The loops that `trainer bench` compares, each doing one optimizer step over real rows when called."""
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,16 +15,19 @@ from trainer.model.gpt import GPT
 from trainer.run_folder import RunFolder
 from trainer.tokens.shards import IGNORED, read_array
 from trainer.tokens.tokenizer import END_OF_TEXT
-from trainer.training.assembly import TrainingData, autocast_dtype, autocast_of, order_of
-from trainer.training.batches import read_batch
-from trainer.training.engines.ddp import DataParallel, StepSums
-from trainer.training.pretrain import Pretraining
-from trainer.world import World
+from trainer.training.assembly import TrainingData, make_model, order_of
+from trainer.training.batches import Loader
+from trainer.training.engines.making import make_engine
+from trainer.training.engines.protocol import Share
+from trainer.training.optimizers.update import Rates
+from trainer.training.peers import Peers
+from trainer.training.precision import Numerics
+from trainer.training.pretrain import NextTokenLoss
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One optimizer step: its target tokens, computed positions and seconds of reading data."""
+    """One optimizer step: its target tokens, computed positions and this process's seconds of waiting for data."""
 
     useful_tokens: int
     positions: int
@@ -36,46 +37,42 @@ class Turn:
 class Contestant(Protocol):
     """A training loop."""
 
-    name: str
-
     def turn(self) -> Turn:
-        """One optimizer step."""
+        """One optimizer step, to its end on the device."""
         ...
 
 
 class OurLoop:
-    """The trainer's own step: packed rows, the chosen precision, one flat gradient, fused AdamW."""
+    """The trainer's own step, by the config's engine and options."""
 
-    def __init__(self, config: Config, folder: RunFolder, device: torch.device, precision: str, *, compiled: bool) -> None:
-        self.name = f"trainer {precision}" + (" compiled" if compiled else "")
-        self._config = config
-        self._device = device
-        self._data = TrainingData.open(config, folder)
-        self._order = order_of(config.pretrain, config.seed, len(self._data.train))
-        model = GPT(config.model, config.tokens.row_tokens)
-        model.init_weights(config.seed)
-        self.engine = DataParallel(model.to(device), config.pretrain.optimizer, World(), device)
-        self._stage = Pretraining(model, autocast_dtype(precision), compiled=compiled)
-        self._autocast: Callable[[], AbstractContextManager[None]] = autocast_of(precision, device)
+    def __init__(self, config: Config, data: TrainingData, peers: Peers, numerics: Numerics) -> None:
+        self._config, self._peers = config, peers
+        self._order = order_of(config.pretrain, config.seed, len(data.train))
+        model = make_model(config, peers.device)
+        module = NextTokenLoss(model, numerics)
+        self.engine = make_engine(config.engine, config.pretrain, module, model, peers, numerics.dtype)
+        lockstep = self.engine.in_lockstep
+        self._loader = Loader(data.train, self._order, peers.world, peers.device, in_lockstep=lockstep)
         self._step = 0
 
     def turn(self) -> Turn:
-        data_s, targets, loss_sum = 0.0, 0, torch.zeros((), device=self._device)
-        micro_batches = self._order.micro_batches_of_step(self._step % self._order.num_steps)
+        data_s, targets, loss_sum = 0.0, 0, torch.zeros((), device=self._peers.device)
         self.engine.start_step()
-        for ids in micro_batches:
+        micro_batches = self._loader.micro_batches(self._step % self._order.num_steps)
+        while True:
             started = time.perf_counter()
-            batch = read_batch(self._data.train, ids, self._order.micro_batch, self._device)
+            micro = next(micro_batches, None)
             data_s += time.perf_counter() - started
-            with self._autocast():
-                loss = self._stage.loss(batch)
-            loss.backward()
+            if micro is None:
+                break
+            loss = self.engine.loss(micro.batch)
+            self.engine.backward(loss, last=micro.is_last)
             loss_sum += loss.detach()
-            targets += batch.num_targets
-        sums = self.engine.reduce(StepSums(loss_sum.item(), targets))
-        self.engine.apply(self._config.pretrain.optimizer.lr, sums.targets, self._config.pretrain.clip_norm)
+            targets += micro.batch.num_targets
+        optimizer = self._config.pretrain.optimizer
+        outcome = self.engine.finish_step(Share(loss_sum, targets), Rates(optimizer.lr, optimizer.weight_decay)).read()
         self._step += 1
-        return Turn(targets, len(micro_batches) * self._order.micro_batch * self._config.tokens.row_tokens, data_s)
+        return Turn(int(outcome.targets), self._config.pretrain.global_batch * self._config.tokens.row_tokens, data_s)
 
 
 class PlainLoop:
@@ -83,13 +80,10 @@ class PlainLoop:
     cross-entropy over all positions; a mean per micro-batch; AdamW one parameter at a time.
     """
 
-    name = "plain fp32"
-
-    def __init__(self, config: Config, folder: RunFolder, device: torch.device) -> None:
+    def __init__(self, config: Config, folder: RunFolder, data: TrainingData, device: torch.device) -> None:
         self._config = config
         self._device = device
         self._row_tokens = config.tokens.row_tokens
-        data = TrainingData.open(config, folder)
         self._shards: list[NDArray[np.generic]] = []
         self._documents: list[tuple[int, int, int]] = []  # shard, start, length
         for number, shard in enumerate(shard for shard in data.manifest.shards if shard.split == "train"):
@@ -114,9 +108,11 @@ class PlainLoop:
             loss = functional.cross_entropy(logits_BTV.flatten(0, 1), targets_BT.flatten(), ignore_index=IGNORED)
             (loss / section.num_micro_batches).backward()
             useful += int((targets_BT != IGNORED).sum())
-        torch.nn.utils.clip_grad_norm_(self._model.parameters(), section.clip_norm or 1.0)
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), section.clip_norm or 1.0).item()
         self._optimizer.step()
         self._optimizer.zero_grad()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
         return Turn(useful, section.global_batch * self._row_tokens, data_s)
 
     def _padded(self, num_rows: int) -> tuple[Tensor, Tensor]:

@@ -10,16 +10,29 @@ from pathlib import Path
 import torch
 
 from trainer import __version__
-from trainer.bench.measuring import PresetFigures, measure_preset
+from trainer.bench.measuring import PresetFigures, measure_preset, num_cores
+from trainer.training.peers import choose_device, joined
+from trainer.world import World
+
+_PATIENCE_S = 1200.0
+"""Processes wait this long for one that measures or compiles alone."""
 
 
-def bench(presets: Sequence[str], seconds: float, *, compiled: bool, as_json: bool) -> None:
-    """Measure presets in turn; a table, or JSON, to stdout."""
-    machine = describe_machine()
-    results = []
-    for preset in presets:
-        print(f"bench: {preset} ...", file=sys.stderr, flush=True)
-        results.append(measure_preset(preset, seconds, compiled=compiled))
+def bench(
+    presets: Sequence[str], seconds: float, world: World, *, compiled: bool, as_json: bool, trace_folder: Path | None
+) -> None:
+    """Collective: measure presets in turn; the first process prints a table, or JSON, to stdout."""
+    device = choose_device("auto", world.local_rank)
+    with joined(world, device, _PATIENCE_S) as peers:
+        machine = describe_machine(world)
+        results = []
+        for preset in presets:
+            if world.is_first:
+                print(f"bench: {preset} ...", file=sys.stderr, flush=True)
+            trace = trace_folder / f"trace-{preset}.json" if trace_folder else None
+            results.append(measure_preset(preset, seconds, peers, compiled=compiled, trace=trace))
+    if not world.is_first:
+        return
     if as_json:
         print(json.dumps({"machine": machine, "presets": [asdict(each) for each in results]}, indent=1))
         return
@@ -31,19 +44,32 @@ def bench(presets: Sequence[str], seconds: float, *, compiled: bool, as_json: bo
 def lines_of(figures: PresetFigures) -> list[str]:
     """A preset's figures as lines of text."""
     head = (
-        f"{figures.preset}: {figures.num_parameters:,} parameters, rows of {figures.row_tokens} tokens; "
+        f"{figures.preset}: {figures.num_parameters:,} parameters, "
+        f"{figures.rows_per_turn} rows of {figures.row_tokens} tokens a step; "
         f"matrix products reach {figures.peak_tflops:.3f} TFLOPS"
     )
-    columns = ("loop", "useful tok/s", "x plain", "positions x", "MFU", "data wait", "peak MB", "first step s", "turns")
+    columns = (
+        "loop",
+        "processes",
+        "useful tok/s",
+        "x plain",
+        "positions x",
+        "MFU",
+        "data wait",
+        "+ MB",
+        "first step s",
+        "turns",
+    )
     rows = [
         (
             loop.name,
+            str(loop.processes),
             f"{loop.useful_tokens_per_s:,.0f}",
             f"{loop.useful_ratio:.2f}",
             f"{loop.positions_ratio:.2f}",
             f"{loop.mfu:.0%}",
             f"{loop.data_wait_share:.2%}",
-            f"{loop.peak_memory_mb:,.0f}",
+            f"{loop.memory_mb:,.0f}",
             f"{loop.first_turn_s:.1f}",
             str(loop.turns),
         )
@@ -60,13 +86,14 @@ def lines_of(figures: PresetFigures) -> list[str]:
     ]
 
 
-def describe_machine() -> dict[str, str]:
+def describe_machine(world: World) -> dict[str, str]:
     """The machine and the versions that figures belong to."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu_name()
     return {
         "device": device,
         "cpu": torch.backends.cpu.get_cpu_capability(),
-        "threads": str(torch.get_num_threads()),
+        "cores": str(num_cores()),
+        "processes": str(world.size),
         "torch": torch.__version__,
         "python": platform.python_version(),
         "trainer": __version__,

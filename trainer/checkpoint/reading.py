@@ -1,6 +1,6 @@
 """Finding the newest checkpoint that is whole, and loading it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,15 +83,22 @@ def _read_manifest(path: Path) -> CheckpointManifest:
 
 def load_tensors(file: Path, targets: Mapping[str, Tensor]) -> None:
     """Copy the tensors of a safetensors file into `targets`, on whatever device these are. Raises CheckpointError."""
-    with safe_open(file, framework="pt") as stored, torch.no_grad():
+    for name, tensor in stored_tensors(file, {name: target.shape for name, target in targets.items()}):
+        with torch.no_grad():
+            targets[name].copy_(tensor)
+
+
+def stored_tensors(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor of a safetensors file, one at a time in memory. Raises CheckpointError if names or shapes are others."""
+    with safe_open(file, framework="pt") as stored:
         names = set(stored.keys())
-        odd = sorted(names ^ set(targets))
+        odd = sorted(names ^ set(shapes))
         if odd:
             raise CheckpointError(f"{file}: belongs to another model: {odd[0]} is only on one side; choose another run_dir")
-        for name, target in targets.items():
+        for name, shape in shapes.items():
             tensor = stored.get_tensor(name)
-            if tensor.shape != target.shape:
+            if tensor.shape != shape:
                 raise CheckpointError(
-                    f"{file}: belongs to another model: {name} has shape {tuple(tensor.shape)}, not {tuple(target.shape)}"
+                    f"{file}: belongs to another model: {name} has shape {tuple(tensor.shape)}, not {tuple(shape)}"
                 )
-            target.copy_(tensor)
+            yield name, tensor

@@ -5,7 +5,7 @@ A save that fails leaves the one before it and becomes an event; training goes o
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -49,14 +49,20 @@ class CheckpointWriter:
         """Whether a write is under way; a save that is merely due can then wait for a later step."""
         return self._thread is not None and self._thread.is_alive()
 
-    def save(self, tensors: Mapping[str, Tensors], manifest: Callable[[], CheckpointManifest]) -> None:
-        """Copy the tensors, by file and name, and write them in the background. `manifest` lacks the files yet.
+    def save(
+        self,
+        shapes: Mapping[str, Mapping[str, tuple[int, ...]]],
+        tensors: Iterable[tuple[str, str, Tensor]],
+        manifest: Callable[[], CheckpointManifest],
+    ) -> None:
+        """Copy the tensors, given as (file, name, tensor), and write them in the background.
 
-        The caller may change the tensors as soon as this returns. Blocks for the copy, and for a write still under way.
+        `shapes`, by file and name, are the same at each call; `manifest` lacks the files yet. The caller may change the tensors
+        as soon as this returns. Blocks for the copy, and for a write still under way.
         """
         self.wait()
         started = time.monotonic()
-        self._stage(tensors)
+        self._stage(shapes, tensors)
         stall_s = time.monotonic() - started
         self._thread = threading.Thread(target=self._write, args=(manifest(), stall_s), name="checkpoint-writer")
         self._thread.start()
@@ -83,16 +89,15 @@ class CheckpointWriter:
         ended, self._outcomes = self._outcomes, []
         return ended
 
-    def _stage(self, tensors: Mapping[str, Tensors]) -> None:
+    def _stage(self, shapes: Mapping[str, Mapping[str, tuple[int, ...]]], tensors: Iterable[tuple[str, str, Tensor]]) -> None:
         """Copy into memory of our own, made once, so that later saves pay no page faults."""
         if not self._staged:
             self._staged = {
-                file: {name: torch.empty(tensor.shape, dtype=torch.float32) for name, tensor in named.items()}
-                for file, named in tensors.items()
+                file: {name: torch.empty(shape, dtype=torch.float32) for name, shape in named.items()}
+                for file, named in shapes.items()
             }
-        for file, named in tensors.items():
-            staged = self._staged[file]
-            torch._foreach_copy_(list(staged.values()), [named[name].detach() for name in staged])
+        for file, name, tensor in tensors:
+            self._staged[file][name].copy_(tensor.detach())
 
     def _write(self, manifest: CheckpointManifest, stall_s: float) -> None:
         started = time.monotonic()

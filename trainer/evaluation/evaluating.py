@@ -11,9 +11,10 @@ from trainer.files import write_json
 from trainer.inference.loading import load_model
 from trainer.run_folder import RunFolder
 from trainer.tracking.hub import Tracker
-from trainer.training.assembly import TrainingData, autocast_dtype, autocast_of
+from trainer.training.assembly import TrainingData
 from trainer.training.peers import Peers, choose_device
-from trainer.training.pretrain import Pretraining
+from trainer.training.precision import Numerics
+from trainer.training.pretrain import NextTokenLoss
 from trainer.training.validation import Validator
 from trainer.world import World
 
@@ -23,7 +24,8 @@ def evaluate(config: Config, folder: RunFolder, tracker: Tracker) -> Evaluated:
     data = TrainingData.open(config, folder)
     device = choose_device(config.device, 0)
     loaded = load_model(config, folder, device, config.tokens.row_tokens)
-    stage = Pretraining(loaded.model, autocast_dtype(loaded.precision), compiled=False)
+    numerics = Numerics.of(config, loaded.precision, device)
+    module = NextTokenLoss(loaded.model, numerics)
     validator = Validator(
         data.held_out,
         data.bytes_per_id,
@@ -31,8 +33,8 @@ def evaluate(config: Config, folder: RunFolder, tracker: Tracker) -> Evaluated:
         config.evaluate.max_rows_per_source,
         Peers(World(), device),
     )
-    with autocast_of(loaded.precision, device)(), torch.no_grad():
-        validated = validator.measure(stage.loss, lambda: False)
+    with torch.no_grad():
+        validated = validator.measure(module, lambda: False)
     assert validated is not None
     figures = {"model": {**validated.by_source, "all": validated.bits_per_byte}}
     figures |= _baselines(validator, NgramModel.fit(data.train, data.manifest.vocab_size))

@@ -4,14 +4,21 @@ Shapes: B rows, T positions, S keys seen, H query heads, K key and value heads, 
 
 On CPU the scores are plain matrix products over a few blocks of queries, each against the keys up to its end: torch's fused CPU
 kernel takes a quarter of a bf16 training step for 7% of its FLOPs, and blocks skip most of the masked half (docs/lab.md).
-Elsewhere it is `scaled_dot_product_attention`.
+Elsewhere it is FlexAttention, whose kernel skips blocks of the mask that are empty, or `scaled_dot_product_attention`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+Kind = Literal["blocks", "sdpa", "flex"]
+"""How attention is computed: blocks of matrix products, torch's fused attention, or FlexAttention."""
 
 _NUM_BLOCKS = 4
 _MIN_BLOCK = 64
@@ -23,17 +30,21 @@ class DocumentMask:
     """Which earlier positions each position may look at: those of its own document. Made once per forward pass."""
 
     blocks: tuple[tuple[int, int, Tensor], ...]
-    """CPU: per block of queries its start, its end and an additive mask of shape (B, 1, 1, block, end)."""
-    dense: Tensor | None
-    """Elsewhere: True where a query may look, of shape (B, 1, T, T)."""
+    """blocks: per block of queries its start, its end and an additive mask of shape (B, 1, 1, block, end)."""
+    dense: Tensor | None = None
+    """sdpa: True where a query may look, of shape (B, 1, T, T)."""
+    flex: BlockMask | None = None
+    """flex: the mask of each block of the (T, T) scores."""
 
     @staticmethod
-    def of(documents_BT: Tensor, dtype: torch.dtype) -> "DocumentMask":
+    def of(documents_BT: Tensor, dtype: torch.dtype, kind: Kind = "blocks") -> "DocumentMask":
         """The mask of rows whose positions carry document numbers. `dtype` is that of the scores."""
-        seq_len = documents_BT.shape[1]
+        batch, seq_len = documents_BT.shape
+        if kind == "flex":
+            return DocumentMask((), flex=_block_mask(documents_BT, batch, seq_len))
         allowed_BTT = (documents_BT[:, :, None] == documents_BT[:, None, :]).tril()
-        if documents_BT.device.type != "cpu":
-            return DocumentMask((), allowed_BTT[:, None])
+        if kind == "sdpa":
+            return DocumentMask((), dense=allowed_BTT[:, None])
         size = max(_MIN_BLOCK, -(-seq_len // _NUM_BLOCKS))
         blocks = []
         for start in range(0, seq_len, size):
@@ -41,7 +52,7 @@ class DocumentMask:
             allowed = allowed_BTT[:, start:end, :end]
             mask = torch.zeros(allowed.shape, dtype=dtype).masked_fill_(~allowed, -torch.inf)
             blocks.append((start, end, mask[:, None, None]))
-        return DocumentMask(tuple(blocks), None)
+        return DocumentMask(tuple(blocks))
 
 
 def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: DocumentMask | None) -> Tensor:
@@ -49,6 +60,8 @@ def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: DocumentMask | 
 
     With a mask: training, T = S. Without: generation; the T queries are the last of S positions of one document.
     """
+    if mask is not None and mask.flex is not None:
+        return _flex(q_BHTD.device.type)(q_BHTD, k_BKSD, v_BKSD, block_mask=mask.flex, enable_gqa=True)
     if mask is not None and mask.dense is None:
         return _attend_in_blocks(q_BHTD, k_BKSD, v_BKSD, mask)
     if mask is not None:
@@ -76,3 +89,26 @@ def _attend_in_blocks(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, mask: Docu
         output = weights.view(batch, num_kv_heads, group * (end - start), end) @ v_BKTD[:, :, :end]
         outputs.append(output.view(batch, num_kv_heads, group, end - start, head_size))
     return torch.cat(outputs, dim=3).view(batch, num_heads, seq_len, head_size)
+
+
+def kind_for(wanted: Literal["auto", "blocks", "sdpa", "flex"], device: torch.device, *, compiled: bool) -> Kind:
+    """What `auto` means: blocks on CPU, FlexAttention in compiled models on cuda, else torch's fused attention."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cpu":
+        return "blocks"
+    return "flex" if device.type == "cuda" and compiled else "sdpa"
+
+
+def _block_mask(documents_BT: Tensor, batch: int, seq_len: int) -> BlockMask:
+    def in_same_document(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (documents_BT[b, query] == documents_BT[b, key]) & (query >= key)
+
+    return create_block_mask(in_same_document, batch, None, seq_len, seq_len, device=documents_BT.device)
+
+
+@cache
+def _flex(device_type: str) -> Callable[..., Tensor]:
+    """FlexAttention; on cuda compiled, without which it would make all T x T scores."""
+    attention: Callable[..., Tensor] = flex_attention
+    return torch.compile(attention, dynamic=False) if device_type == "cuda" else attention

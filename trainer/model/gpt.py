@@ -5,10 +5,12 @@ Names of modules and parameters are Hugging Face's.
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from trainer.config import ModelSection
 from trainer.model.attention import DocumentMask, attend
@@ -108,10 +110,20 @@ class Block(nn.Module):
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.norm_eps)
         self.mlp = SwiGLU(config)
         self.dropout = nn.Dropout(config.dropout)
+        self.recompute = False
+        """Keep only the input for the backward pass and compute the block again there."""
 
     def forward(
         self, x_BTC: Tensor, turn_TD: tuple[Tensor, Tensor], mask: DocumentMask | None, cache: KeyValueCache | None
     ) -> Tensor:
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self.compute, x_BTC, turn_TD, mask, cache, use_reentrant=False)
+        return self.compute(x_BTC, turn_TD, mask, cache)
+
+    def compute(
+        self, x_BTC: Tensor, turn_TD: tuple[Tensor, Tensor], mask: DocumentMask | None, cache: KeyValueCache | None
+    ) -> Tensor:
+        """The block itself: the part that is compiled, so that what engines hang around `forward` stays outside."""
         x_BTC = x_BTC + self.dropout(self.self_attn(self.input_layernorm(x_BTC), turn_TD, mask, cache))
         return x_BTC + self.dropout(self.mlp(self.post_attention_layernorm(x_BTC)))
 
@@ -127,6 +139,23 @@ class GPT(nn.Module):
         self.layers = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.norm_eps)
         self.rotary = RotaryPositions(config.head_size, config.rope_theta, num_positions)
+
+    def compile_blocks(self) -> None:
+        """Run each block through torch.compile. All blocks have one shape, so one compilation serves them all."""
+        for block in self.blocks:
+            block.compute = torch.compile(block.compute, dynamic=False)  # type: ignore[method-assign]
+
+    def recompute_blocks(self) -> None:
+        """Trade work for memory: keep each block's input only, and compute the rest again in the backward pass."""
+        for block in self.blocks:
+            block.recompute = True
+
+    @property
+    def blocks(self) -> Iterator[Block]:
+        """The layers, typed."""
+        for layer in self.layers:
+            assert isinstance(layer, Block)
+            yield layer
 
     def forward(self, ids_BT: Tensor, mask: DocumentMask | None = None, cache: KeyValueCache | None = None) -> Tensor:
         """Hidden states (B, T, C) behind the last norm. A cache takes in the new positions."""

@@ -9,19 +9,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.tokens.shards import IGNORED
-
 CHUNK_POSITIONS = 1024
 """Positions whose logits exist at the same time: 1,024 x 6,400 in float32 are 26 MB."""
 
 
-def next_token_loss(hidden_BTC: Tensor, embedding_VC: Tensor, targets_BT: Tensor) -> Tensor:
-    """Sum of the negative log-probabilities of all targets that are not IGNORED, in nats; a float32 scalar."""
+def next_token_loss(hidden_BTC: Tensor, embedding_VC: Tensor, targets_BT: Tensor, used_N: Tensor | None) -> Tensor:
+    """Sum of the negative log-probabilities of targets, in nats; a float32 scalar.
+
+    `used_N` are the places in the flattened (B T) of the targets that count; None: all. They come from the host: finding them
+    here would make it wait for the device.
+    """
     hidden_NC = hidden_BTC.flatten(0, 1)
     targets_N = targets_BT.flatten()
-    used = (targets_N != IGNORED).nonzero().squeeze(1)
-    if len(used) < len(targets_N):
-        hidden_NC, targets_N = hidden_NC[used], targets_N[used]
+    if used_N is not None:
+        hidden_NC, targets_N = hidden_NC.index_select(0, used_N), targets_N.index_select(0, used_N)
     if torch.is_grad_enabled():
         dtype = torch.get_autocast_dtype(hidden_NC.device.type) if _autocast(hidden_NC) else hidden_NC.dtype
         loss: Tensor = _ChunkedCrossEntropy.apply(hidden_NC, embedding_VC, targets_N, dtype)

@@ -5,10 +5,11 @@ computes which micro-batch, knows the world size.
     row(p)     = permutation(seed, epoch = p // N)[p % N]       N rows in all
 
 A step is cut into V = G / M micro-batches of M rows; a rank owns a contiguous range of them, and ranges may be uneven. The
-run's last step may be short, so that whole epochs take every row exactly once. The cursor is one integer: the step.
+run's last step may be short, so that whole epochs take every row exactly once. Where the batch warms up, the first steps take
+fewer rows, and p = start(step) + j with start the sum of all batches before. The cursor is one integer: the step.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,21 +30,35 @@ class Order:
     micro_batch: int
     num_positions: int
     """Rows that the whole run takes, repeats over epochs included."""
+    ramp: tuple[int, ...] = ()
+    """Rows of the first steps, where the batch warms up; each a multiple of M and at most G."""
 
     @staticmethod
-    def of_steps(seed: int, num_rows: int, global_batch: int, micro_batch: int, num_steps: int) -> "Order":
+    def of_steps(
+        seed: int, num_rows: int, global_batch: int, micro_batch: int, num_steps: int, ramp: tuple[int, ...] = ()
+    ) -> "Order":
         """A run of so many full steps."""
-        return Order(seed, num_rows, global_batch, micro_batch, num_steps * global_batch)
+        whole = Order(seed, num_rows, global_batch, micro_batch, 0, ramp)
+        return replace(whole, num_positions=whole._start_of_full_step(num_steps))
 
     @staticmethod
-    def of_epochs(seed: int, num_rows: int, global_batch: int, micro_batch: int, num_epochs: int) -> "Order":
+    def of_epochs(
+        seed: int, num_rows: int, global_batch: int, micro_batch: int, num_epochs: int, ramp: tuple[int, ...] = ()
+    ) -> "Order":
         """A run of whole passes over the rows."""
-        return Order(seed, num_rows, global_batch, micro_batch, num_epochs * num_rows)
+        return Order(seed, num_rows, global_batch, micro_batch, num_epochs * num_rows, ramp)
 
     @property
     def num_steps(self) -> int:
         """Optimizer steps of the run."""
-        return -(-self.num_positions // self.global_batch)
+        beyond_ramp = self.num_positions - sum(self.ramp)
+        if beyond_ramp >= 0:
+            return len(self.ramp) + -(-beyond_ramp // self.global_batch)
+        return next(step for step in range(len(self.ramp) + 1) if self._start_of_full_step(step) >= self.num_positions)
+
+    def start_of_step(self, step: int) -> int:
+        """Rows that all steps before this one take: the position of its first row."""
+        return min(self._start_of_full_step(step), self.num_positions)
 
     @property
     def num_micro_batches(self) -> int:
@@ -51,8 +66,8 @@ class Order:
         return self.global_batch // self.micro_batch
 
     def rows_of_step(self, step: int) -> Ids:
-        """The row ids of a step, int64 of length G; shorter in the last step only."""
-        positions = np.arange(step * self.global_batch, min((step + 1) * self.global_batch, self.num_positions))
+        """The row ids of a step, int64 of length G; shorter in the last step and while the batch warms up."""
+        positions = np.arange(self.start_of_step(step), self.start_of_step(step + 1))
         rows = np.empty(len(positions), np.int64)
         epochs = positions // self.num_rows
         for epoch in np.unique(epochs):
@@ -64,6 +79,15 @@ class Order:
         """The rows of a step in micro-batches of M; the run's last one may be shorter."""
         rows = self.rows_of_step(step)
         return [rows[start : start + self.micro_batch] for start in range(0, len(rows), self.micro_batch)]
+
+    def _start_of_full_step(self, step: int) -> int:
+        return sum(self.ramp[:step]) + max(0, step - len(self.ramp)) * self.global_batch
+
+
+def batch_ramp(micro_batch: int, first: int, last: int, num_steps: int) -> tuple[int, ...]:
+    """Rows of each step of a batch warm-up: a straight line from `first` towards `last`, in whole micro-batches."""
+    lowest, highest = first // micro_batch, last // micro_batch
+    return tuple(micro_batch * (lowest + (highest - lowest) * step // num_steps) for step in range(num_steps))
 
 
 def share_of_rank(num_items: int, rank: int, world_size: int) -> range:

@@ -3,18 +3,20 @@
 import os
 import platform
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import torch
+from torch import nn
 
 from trainer import __version__
 from trainer.checkpoint.format import MODEL_FILE, OPTIMIZER_FILE, CheckpointManifest, TrainingState
-from trainer.checkpoint.reading import Checkpoint, load_tensors, newest_checkpoint
+from trainer.checkpoint.reading import Checkpoint, load_tensors, newest_checkpoint, stored_tensors
 from trainer.checkpoint.writing import CheckpointWriter
-from trainer.config import Config, TrainingSection
+from trainer.config import Config
+from trainer.config_training import TrainingSection
 from trainer.errors import CheckpointError, ConfigError
 from trainer.events import TrainingStarted
 from trainer.files import record_of
@@ -22,16 +24,19 @@ from trainer.model.gpt import GPT
 from trainer.run_folder import RunFolder
 from trainer.signals import StopRequest
 from trainer.tokens.encoding import check_tokens
-from trainer.tokens.order import Order
+from trainer.tokens.order import Order, batch_ramp
 from trainer.tokens.shards import MANIFEST as TOKENS_MANIFEST
 from trainer.tokens.shards import TokenRows, TokensManifest, read_manifest, verify_files
 from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder, check_vocabulary
 from trainer.tracking.hub import Tracker
-from trainer.training.engines.ddp import DataParallel
-from trainer.training.loop import Stage, TrainingLoop
+from trainer.training.batches import Loader
+from trainer.training.engines.making import make_engine
+from trainer.training.engines.protocol import Engine
+from trainer.training.loop import TrainingLoop
 from trainer.training.meter import Meter
 from trainer.training.peers import Peers, choose_device, joined
-from trainer.training.precision import bf16_pays, matmul_tflops
+from trainer.training.precision import Numerics, matmul_tflops
+from trainer.training.profiling import no_profiler, traced
 from trainer.training.sample_log import SampleLog, next_attempt
 from trainer.training.validation import Validator
 from trainer.world import World
@@ -65,10 +70,12 @@ class TrainingData:
 
 def order_of(config: TrainingSection, seed: int, num_rows: int) -> Order:
     """The order of a training section over so many rows. Raises ConfigError if the warm-up fills the run."""
+    first = config.batch_warmup_start or config.micro_batch
+    ramp = batch_ramp(config.micro_batch, first, config.global_batch, config.batch_warmup_steps)
     if config.steps is not None:
-        order = Order.of_steps(seed, num_rows, config.global_batch, config.micro_batch, config.steps)
+        order = Order.of_steps(seed, num_rows, config.global_batch, config.micro_batch, config.steps, ramp)
     else:
-        order = Order.of_epochs(seed, num_rows, config.global_batch, config.micro_batch, config.epochs or 1)
+        order = Order.of_epochs(seed, num_rows, config.global_batch, config.micro_batch, config.epochs or 1, ramp)
     if config.schedule.warmup_steps >= order.num_steps > 1:
         raise ConfigError(
             f"schedule.warmup_steps {config.schedule.warmup_steps} is not below the {order.num_steps} steps that "
@@ -77,29 +84,11 @@ def order_of(config: TrainingSection, seed: int, num_rows: int) -> Order:
     return order
 
 
-def agreed_precision(config: Config, peers: Peers) -> str:
-    """Collective: fp32 or bf16; with `auto`, bf16 only where it is faster on every process."""
-    if config.precision != "auto":
-        return config.precision
-    return "bf16" if peers.all(bf16_pays(peers.device)) else "fp32"
-
-
-def autocast_dtype(precision: str) -> torch.dtype:
-    """The type of matrix products."""
-    return torch.bfloat16 if precision == "bf16" else torch.float32
-
-
-def autocast_of(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[None]]:
-    """A context in which matrix products have this precision."""
-    if precision == "fp32":
-        return nullcontext
-    return partial(torch.autocast, device.type, dtype=torch.bfloat16)
-
-
 def train(
     config: Config,
+    stage: str,
     section: TrainingSection,
-    make_stage: Callable[[GPT, str], Stage],
+    make_module: Callable[[GPT, Numerics], nn.Module],
     folder: RunFolder,
     world: World,
     tracker: Tracker,
@@ -107,7 +96,8 @@ def train(
 ) -> tuple[TrainingState, Order]:
     """Collective: train from the newest checkpoint, or from the start, to the last step. Raises TrainerError.
 
-    `make_stage` is given the model and the resolved precision. Returns the state at the end and the order of the whole run.
+    `make_module` makes of the model what computes the sum of nats of a `Batch`. Returns the state at the end and the order of
+    the whole run.
     """
     data = TrainingData.open(config, folder)
     if world.is_first and config.tokens.verify_hashes:
@@ -120,15 +110,23 @@ def train(
         )
     device = choose_device(config.device, world.local_rank)
     torch.use_deterministic_algorithms(config.deterministic)
-    with joined(world, device, config.collective_timeout_s) as peers, stop.deferred(), _lock_of_first(folder, world):
-        loop = _make_loop(config, section, make_stage, folder, data, order, peers, tracker, stop)
-        return loop.run(), order
+    group_of_one = config.engine.kind != "ddp"
+    timeout_s = config.collective_timeout_s
+    with (
+        joined(world, device, timeout_s, group_of_one=group_of_one) as peers,
+        stop.deferred(),
+        _lock_of_first(folder, world),
+    ):
+        loop = _make_loop(config, stage, section, make_module, folder, data, order, peers, tracker, stop)
+        with closing(loop.loader), closing(loop.engine):
+            return loop.run(), order
 
 
 def _make_loop(
     config: Config,
+    stage: str,
     section: TrainingSection,
-    make_stage: Callable[[GPT, str], Stage],
+    make_module: Callable[[GPT, Numerics], nn.Module],
     folder: RunFolder,
     data: TrainingData,
     order: Order,
@@ -137,25 +135,30 @@ def _make_loop(
     stop: StopRequest,
 ) -> TrainingLoop:
     """Collective: the loop, at the newest checkpoint if there is one."""
-    model = GPT(config.model, config.tokens.row_tokens)
-    model.init_weights(config.seed)
-    model.to(peers.device)
-    engine = DataParallel(model, section.optimizer, peers.world, peers.device)
-    checkpoint = _resume(config, folder, data, peers, engine, tracker)
-    state = checkpoint.manifest.state if checkpoint else TrainingState(step=0)
+    checkpoint = _newest(config, folder, data, peers, tracker)
     # what a run began with it goes on with, also on a machine that would choose otherwise
-    precision = checkpoint.manifest.precision if checkpoint else agreed_precision(config, peers)
-    peak_tflops = _peak_tflops(config, peers, precision)
-    stage = make_stage(model, precision)
-    _announce(config, stage.name, peers, tracker, order, data, state, precision, peak_tflops, checkpoint)
+    resumed = checkpoint.manifest.precision if checkpoint else None
+    numerics = Numerics.of(config, resumed, peers.device) if resumed else Numerics.agreed(config, peers)
+    model = make_model(config, peers.device)
+    if checkpoint is not None:
+        load_tensors(checkpoint.path / MODEL_FILE, dict(model.named_parameters()))
+    module = make_module(model, numerics)
+    engine = make_engine(config.engine, section, module, model, peers, numerics.dtype)
+    if checkpoint is not None:
+        _load_optimizer(checkpoint, engine)
+    state = checkpoint.manifest.state if checkpoint else TrainingState(step=0)
+    peak_tflops = _peak_tflops(config, peers, numerics)
+    _announce(config, stage, peers, tracker, order, data, state, numerics, peak_tflops, checkpoint)
     attempt = peers.from_first(next_attempt(folder.path)) if section.sample_log else 0
+    trace = config.tracking.profile and peers.world.is_first
     return TrainingLoop(
         stage=stage,
+        module=module,
         config=section,
         checkpointing=config.checkpoint,
         seed=config.seed,
         order=order,
-        rows=data.train,
+        loader=Loader(data.train, order, peers.world, peers.device, in_lockstep=engine.in_lockstep),
         engine=engine,
         validator=Validator(
             data.held_out,
@@ -166,7 +169,7 @@ def _make_loop(
         ),
         validate_every=config.validation.every_steps,
         state=state,
-        manifest=partial(_manifest, config, stage.name, data, precision),
+        manifest=partial(_manifest, config, stage, data, numerics.precision),
         writer=CheckpointWriter(folder.checkpoints, config.checkpoint.keep) if peers.world.is_first else None,
         tracker=tracker,
         meter=Meter(
@@ -177,9 +180,23 @@ def _make_loop(
         ),
         stop=stop,
         peers=peers,
-        autocast=autocast_of(precision, peers.device),
         sample_log=SampleLog(folder.path, attempt, peers.world.rank) if section.sample_log else None,
+        compiled=config.compile,
+        reads_late=peers.device.type == "cuda",
+        profiler=partial(traced, folder.path / "trace.json") if trace else no_profiler,
     )
+
+
+def make_model(config: Config, device: torch.device) -> GPT:
+    """The model with its first weights, computing as the config says."""
+    model = GPT(config.model, config.tokens.row_tokens)
+    model.init_weights(config.seed)
+    model.to(device)
+    if config.activation_checkpointing:
+        model.recompute_blocks()
+    if config.compile:
+        model.compile_blocks()
+    return model
 
 
 @contextmanager
@@ -189,15 +206,8 @@ def _lock_of_first(folder: RunFolder, world: World) -> Iterator[None]:
         yield
 
 
-def _resume(
-    config: Config,
-    folder: RunFolder,
-    data: TrainingData,
-    peers: Peers,
-    engine: DataParallel,
-    tracker: Tracker,
-) -> Checkpoint | None:
-    """Collective: load the newest whole checkpoint into the engine. Rank 0 verifies and chooses, all load the same one."""
+def _newest(config: Config, folder: RunFolder, data: TrainingData, peers: Peers, tracker: Tracker) -> Checkpoint | None:
+    """Collective: the newest whole checkpoint. Rank 0 verifies and chooses, all take the same one."""
     checkpoint = newest_checkpoint(folder.checkpoints, tracker.emit) if peers.world.is_first else None
     step = peers.from_first(checkpoint.manifest.state.step if checkpoint else -1)
     if step < 0:
@@ -205,11 +215,14 @@ def _resume(
     if checkpoint is None:
         checkpoint = Checkpoint.trusted(folder.checkpoints, step)
     _check_fits(checkpoint, config, data)
-    tensors = engine.tensors()
-    for name in (MODEL_FILE, OPTIMIZER_FILE):
-        load_tensors(checkpoint.path / name, tensors[name])
-    engine.set_applied_steps(checkpoint.manifest.state.applied_steps)
     return checkpoint
+
+
+def _load_optimizer(checkpoint: Checkpoint, engine: Engine) -> None:
+    """Collective: put a checkpoint's optimizer state into the engine, which was made of its weights."""
+    for name, tensor in stored_tensors(checkpoint.path / OPTIMIZER_FILE, engine.shapes()[OPTIMIZER_FILE]):
+        engine.load(name, tensor)
+    engine.set_applied_steps(checkpoint.manifest.state.applied_steps)
 
 
 def _check_fits(checkpoint: Checkpoint, config: Config, data: TrainingData) -> None:
@@ -225,11 +238,11 @@ def _check_fits(checkpoint: Checkpoint, config: Config, data: TrainingData) -> N
             )
 
 
-def _peak_tflops(config: Config, peers: Peers, precision: str) -> float | None:
+def _peak_tflops(config: Config, peers: Peers, numerics: Numerics) -> float | None:
     """Collective: what all processes together reach in matrix products, measured at the same time."""
     if not config.tracking.measure_peak:
         return None
-    return peers.sum([matmul_tflops(peers.device, autocast_dtype(precision))])[0]
+    return peers.sum([matmul_tflops(peers.device, numerics.dtype)])[0]
 
 
 def _announce(
@@ -240,7 +253,7 @@ def _announce(
     order: Order,
     data: TrainingData,
     state: TrainingState,
-    precision: str,
+    numerics: Numerics,
     peak_tflops: float | None,
     checkpoint: Checkpoint | None,
 ) -> None:
@@ -255,7 +268,8 @@ def _announce(
             restart=peers.world.restart,
             pids=pids,
             device=peers.device.type,
-            precision=precision,
+            precision=numerics.precision,
+            engine=_engine_name(config),
             threads=torch.get_num_threads(),
             num_parameters=config.model.num_parameters,
             rows=len(data.train),
@@ -266,6 +280,11 @@ def _announce(
             resumed_from=str(checkpoint.path) if checkpoint else None,
         )
     )
+
+
+def _engine_name(config: Config) -> str:
+    kind = config.engine.kind
+    return f"{kind} ZeRO-{config.engine.deepspeed.zero_stage}" if kind == "deepspeed" else kind
 
 
 def _manifest(config: Config, stage: str, data: TrainingData, precision: str, state: TrainingState) -> CheckpointManifest:

@@ -3,65 +3,54 @@
 A step: its micro-batches, this rank's share of them; one reduction; one update, or none if a number is not finite. Everything
 that the processes have to agree on (stop, save) travels in that reduction. A step is a function of (seed, step); a signal
 leaves off amid a step by undoing it, so what is saved is always the state between two steps.
+
+On a GPU the host is a step ahead of what it knows: it reads a step's outcome while the next one runs. `state` is what is known.
 """
 
+import gc
 import math
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from trainer.checkpoint.format import CheckpointManifest, TrainingState
 from trainer.checkpoint.writing import CheckpointWriter
-from trainer.config import CheckpointSection, TrainingSection
+from trainer.config import CheckpointSection
+from trainer.config_training import TrainingSection
 from trainer.errors import DivergedError, Preempted
 from trainer.events import EpochDone, Preempting, StepSkipped, TrainingFinished
 from trainer.signals import StopRequest
-from trainer.tokens.order import Order, share_of_rank
-from trainer.tokens.shards import TokenRows
+from trainer.tokens.order import Order
 from trainer.tracking.hub import Tracker
-from trainer.training.batches import Batch, read_batch
-from trainer.training.engines.ddp import DataParallel, StepSums
+from trainer.training.batches import Loader, MicroBatch
+from trainer.training.engines.protocol import Engine, Outcome, Pending, Share, drain
 from trainer.training.meter import Meter
+from trainer.training.optimizers.update import Rates
 from trainer.training.peers import Peers
+from trainer.training.profiling import no_profiler
 from trainer.training.sample_log import SampleLog
-from trainer.training.schedule import lr_factor
+from trainer.training.schedule import lr_factor, weight_decay_factor
 from trainer.training.validation import Validator
-
-
-class Stage(Protocol):
-    """What a training stage adds to the loop."""
-
-    @property
-    def name(self) -> str:
-        """The stage's name."""
-        ...
-
-    @property
-    def model(self) -> nn.Module:
-        """The model that is trained."""
-        ...
-
-    def loss(self, batch: Batch) -> Tensor:
-        """Sum of nats over a batch's targets, a scalar to differentiate."""
-        ...
 
 
 @dataclass
 class TrainingLoop:
     """One training run from `state` on, in this process."""
 
-    stage: Stage
+    stage: str
+    module: nn.Module
+    """Makes the loss; told when to train and when to evaluate."""
     config: TrainingSection
     checkpointing: CheckpointSection
     seed: int
     order: Order
-    rows: TokenRows
-    engine: DataParallel
+    loader: Loader
+    engine: Engine
     validator: Validator
     validate_every: int
     state: TrainingState
@@ -72,12 +61,18 @@ class TrainingLoop:
     meter: Meter
     stop: StopRequest
     peers: Peers
-    autocast: Callable[[], AbstractContextManager[None]] = nullcontext
     sample_log: SampleLog | None = None
+    compiled: bool = False
+    """The model compiles itself when it is first used, for training and for validation each."""
+    reads_late: bool = False
+    """Read what a step reports when the next one is under way, so that a device never waits for the host."""
+    profiler: Callable[[], AbstractContextManager[Callable[[], None]]] = no_profiler
 
     def __post_init__(self) -> None:
-        self._saved_step = self.state.step
+        self._begun = self._saved_step = self.state.step
         self._saved_at = self._epoch_started = time.monotonic()
+        self._pending: deque[tuple[Pending, Rates]] = deque()
+        self._votes = _Votes()
 
     def run(self) -> TrainingState:
         """Collective: train to the last step and save. Raises Preempted once the state is saved, or DivergedError.
@@ -89,15 +84,22 @@ class TrainingLoop:
         last_step = min(self.order.num_steps, self.config.stop_after or self.order.num_steps)
         if self.peers.any(self.stop.requested):
             self._save_and_leave()
-        while self.state.step < last_step:
-            if self.state.step % self.validate_every == 0 and self.state.step:
-                self._validate()
-            self._step()
+        if self.compiled:
+            self.module.eval()
+            self.validator.warm_up(self.engine.loss)
+            self.module.train()
+            self.meter.leave_out_time_since_step()
+        with self.profiler() as step_is_done, garbage_collection_at_leisure():
+            while self._begun < last_step:
+                if self._begun % self.validate_every == 0 and self._begun:
+                    self._validate()
+                self._step()
+                step_is_done()
         self._validate()
         self._save(must=True)
         finished = TrainingFinished(
             step=self.state.step,
-            stage=self.stage.name,
+            stage=self.stage,
             complete=self.state.step == self.order.num_steps,
             duration_s=time.monotonic() - started,
             skipped_steps=self.state.skipped_steps,
@@ -106,69 +108,91 @@ class TrainingLoop:
         return self.state
 
     def _step(self) -> None:
-        """Collective: one optimizer step, then what follows from its votes."""
-        step = self.state.step
+        """Collective: one optimizer step, then what follows from its votes or from those of the step before."""
+        step = self._begun
         self.meter.start_step()
-        sums = self.engine.reduce(self._accumulate(step))
-        if sums.aborted:
+        rates = self._rates(step)
+        self._pending.append((self.engine.finish_step(self._accumulate(step), rates), rates))
+        self._begun += 1
+        checkpoint_due = self._begun % self.checkpointing.every_steps == 0
+        self._take_in(but=1 if self.reads_late and not checkpoint_due else 0)
+        if self._votes.stop or self._votes.save:
+            self._take_in(but=0)
+        if self._votes.stop:
             self._save_and_leave()
-        lr = self.config.optimizer.lr * lr_factor(self.config.schedule, step, self.order.num_steps)
-        finite = math.isfinite(sums.loss) and sums.targets > 0
-        norm = self.engine.apply(lr, sums.targets, self.config.clip_norm) if finite else math.nan
-        self._advance(sums, math.isfinite(norm))
-        self.meter.finish_step(self.state, sums, lr, norm)
-        self._tell_saves()
-        if self.meter.report_is_due(self.state.step):
-            self.tracker.emit(self.meter.report())
-        self._note_epoch()
-        if self.state.skipped_in_a_row >= self.config.max_skipped_in_a_row:
-            raise DivergedError(
-                f"step {self.state.step}: {self.state.skipped_in_a_row} steps in a row had no finite loss or gradient; "
-                "lower the learning rate, or look at the rows of these steps (sample_log)"
-            )
-        if sums.stop:
-            self._save_and_leave()
-        if sums.save or self.state.step % self.checkpointing.every_steps == 0:
+        if self._votes.save or checkpoint_due:
+            self._votes.save = False
             self._save(must=False)
 
-    def _accumulate(self, step: int) -> StepSums:
-        """Gradients of this rank's micro-batches of a step, summed."""
+    def _rates(self, step: int) -> Rates:
+        optimizer, schedule, num_steps = self.config.optimizer, self.config.schedule, self.order.num_steps
+        return Rates(
+            optimizer.lr * lr_factor(schedule, step, num_steps),
+            optimizer.weight_decay * weight_decay_factor(schedule, step, num_steps),
+        )
+
+    def _accumulate(self, step: int) -> Share:
+        """Gradients of this process's micro-batches of a step, summed."""
         self.engine.start_step()
-        micro_batches = self.order.micro_batches_of_step(step)
         loss_sum = torch.zeros((), device=self.peers.device)
         targets = 0
-        for number in share_of_rank(len(micro_batches), self.peers.world.rank, self.peers.world.size):
-            if self.stop.requested:
-                return StepSums(stop=1.0, aborted=1.0)
-            if self.sample_log is not None:
-                self.sample_log.write(step, number, micro_batches[number])
-            with self.meter.waiting_for_data():
-                batch = read_batch(self.rows, micro_batches[number], self.order.micro_batch, self.peers.device)
-            seed_noise(self.seed, step, number)
-            with self.autocast():
-                loss = self.stage.loss(batch)
-            loss.backward()
+        micro_batches = self.loader.micro_batches(step)
+        while (micro := self._next(micro_batches)) is not None:
+            if self.stop.requested and not self.engine.in_lockstep:
+                return Share(loss_sum, 0, stop=True, aborted=True)
+            if self.sample_log is not None and micro.number is not None:
+                self.sample_log.write(step, micro.number, micro.ids)
+            seed_noise(self.seed, step, micro.number or 0)
+            loss = self.engine.loss(micro.batch)
+            self.engine.backward(loss, last=micro.is_last)
             loss_sum += loss.detach()
-            targets += batch.num_targets
-        return StepSums(loss_sum.item(), targets, stop=float(self.stop.requested), save=float(self._save_is_due_by_clock()))
+            targets += micro.batch.num_targets
+        return Share(loss_sum, targets, stop=self.stop.requested, save=self._save_is_due_by_clock())
 
-    def _advance(self, sums: StepSums, applied: bool) -> None:
+    def _next(self, micro_batches: Iterator[MicroBatch]) -> MicroBatch | None:
+        with self.meter.waiting_for_data():
+            return next(micro_batches, None)
+
+    def _take_in(self, *, but: int) -> None:
+        """Learn what the steps under way reported, all of them but the newest few."""
+        while len(self._pending) > but:
+            pending, rates = self._pending.popleft()
+            outcome = pending.read()
+            if outcome.aborted:
+                # the engine has not moved the weights since, so later steps that are under way count as never begun, too
+                self._pending.clear()
+                self._begun = self.state.step
+                self._votes.stop = True
+                return
+            self._advance(outcome)
+            self.meter.finish_step(self.state, outcome, rates.lr)
+            self._tell_saves()
+            if self.meter.report_is_due(self.state.step):
+                self.tracker.emit(self.meter.report())
+            self._note_epoch()
+            if self.state.skipped_in_a_row >= self.config.max_skipped_in_a_row:
+                raise DivergedError(
+                    f"step {self.state.step}: {self.state.skipped_in_a_row} steps in a row had no finite loss or gradient; "
+                    "lower the learning rate, or look at the rows of these steps (sample_log)"
+                )
+            self._votes.stop |= outcome.stop > 0
+            self._votes.save |= outcome.save > 0
+
+    def _advance(self, outcome: Outcome) -> None:
         state = self.state
         self.state = TrainingState(
             step=state.step + 1,
-            tokens_seen=state.tokens_seen + int(sums.targets),
-            skipped_steps=state.skipped_steps + (not applied),
-            skipped_in_a_row=0 if applied else state.skipped_in_a_row + 1,
+            tokens_seen=state.tokens_seen + int(outcome.targets),
+            skipped_steps=state.skipped_steps + (not outcome.applied),
+            skipped_in_a_row=0 if outcome.applied else state.skipped_in_a_row + 1,
         )
-        if not applied:
-            reason = f"loss sum {sums.loss}" if not math.isfinite(sums.loss) else "gradient norm is not finite"
+        if not outcome.applied:
+            finite = math.isfinite(outcome.loss)
+            reason = "gradient norm is not finite" if finite else f"loss sum {outcome.loss}"
             self.tracker.emit(StepSkipped(step=self.state.step, reason=reason, skipped_in_a_row=self.state.skipped_in_a_row))
 
     def _note_epoch(self) -> None:
-        before, now = (
-            min(step * self.order.global_batch, self.order.num_positions) // self.order.num_rows
-            for step in (self.state.step - 1, self.state.step)
-        )
+        before, now = (self.order.start_of_step(step) // self.order.num_rows for step in (self.state.step - 1, self.state.step))
         if now > before:
             duration_s = time.monotonic() - self._epoch_started
             self.tracker.emit(EpochDone(step=self.state.step, epoch=now, epoch_time_s=duration_s))
@@ -176,12 +200,15 @@ class TrainingLoop:
 
     def _validate(self) -> None:
         """Collective: bits per byte now; leaves with the state saved if a stop is asked for meanwhile."""
+        self._take_in(but=0)
+        if self._votes.stop:
+            self._save_and_leave()
         if len(self.validator.rows) == 0:
             return
-        self.stage.model.eval()
-        with self.autocast():
-            validated = self.validator.measure(self.stage.loss, lambda: self.stop.requested)
-        self.stage.model.train()
+        self.module.eval()
+        in_lockstep = self.engine.in_lockstep
+        validated = self.validator.measure(self.engine.loss, lambda: self.stop.requested, in_lockstep=in_lockstep)
+        self.module.train()
         if validated is None:
             self._save_and_leave()
         else:
@@ -190,17 +217,23 @@ class TrainingLoop:
 
     def _save_is_due_by_clock(self) -> bool:
         every_s = self.checkpointing.every_s
-        return self.writer is not None and every_s is not None and time.monotonic() - self._saved_at > every_s
+        return self.peers.world.is_first and every_s is not None and time.monotonic() - self._saved_at > every_s
 
     def _save(self, *, must: bool) -> None:
-        """Save the state, unless it is saved. Without `must` it may be put off while another save is under way."""
-        if self.writer is None:
-            return
-        if self.state.step > self._saved_step and (must or not self.writer.busy):
-            self.writer.save(self.engine.tensors(), lambda: self.manifest(self.state))
+        """Collective: save the state, unless it is saved. Without `must` it may be put off while another save is under way."""
+        wanted = self.state.step > self._saved_step
+        if self.engine.in_lockstep and not must:
+            wanted = wanted and not self.peers.any(self.writer is not None and self.writer.busy)
+        elif not must:
+            wanted = wanted and self.writer is not None and not self.writer.busy
+        if wanted and self.writer is not None:
+            self.writer.save(self.engine.shapes(), self.engine.tensors(), lambda: self.manifest(self.state))
+        elif wanted:
+            drain(self.engine.tensors())
+        if wanted:
             self._saved_step, self._saved_at = self.state.step, time.monotonic()
         try:
-            if must:
+            if must and self.writer is not None:
                 self.writer.finish()
         finally:
             self._tell_saves()
@@ -212,11 +245,36 @@ class TrainingLoop:
 
     def _save_and_leave(self) -> None:
         """Collective: save the state between two steps, then end as preempted."""
+        self._take_in(but=0)
         self.tracker.emit(Preempting(step=self.state.step, signal=self.stop.signal_name))
         self._save(must=True)
         raise Preempted(
             f"{self.stop.signal_name}: stopped after step {self.state.step} and saved; start the same command again to go on"
         )
+
+
+@dataclass
+class _Votes:
+    """What the processes asked for in steps taken in so far."""
+
+    stop: bool = False
+    save: bool = False
+
+
+@contextmanager
+def garbage_collection_at_leisure() -> Iterator[None]:
+    """Python's cyclic garbage is not looked for amid steps, where a full pass takes as long as a step on a GPU.
+
+    A step leaves none behind: tensors go when their last reference does. What exists now is never looked at again.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def seed_noise(seed: int, step: int, micro_batch: int) -> None:

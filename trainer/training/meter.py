@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from trainer.checkpoint.format import TrainingState
 from trainer.events import StepsDone
 from trainer.tokens.order import Order
-from trainer.training.engines.ddp import StepSums
+from trainer.training.engines.protocol import Outcome
 
 
 class Meter:
@@ -18,31 +18,28 @@ class Meter:
         self._every_steps = every_steps
         self._flops_per_token = flops_per_token
         self._peak_tflops = peak_tflops
-        self._wait_of_step_s = 0.0
         self._finished_at = time.monotonic()
         self._clear()
 
     def start_step(self) -> None:
         """A step begins."""
-        self._wait_of_step_s = 0.0
 
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
         """The block reads a batch."""
         started = time.perf_counter()
         yield
-        self._wait_of_step_s += time.perf_counter() - started
+        self._wait_s += time.perf_counter() - started
 
-    def finish_step(self, state: TrainingState, sums: StepSums, lr: float, norm: float) -> None:
+    def finish_step(self, state: TrainingState, outcome: Outcome, lr: float) -> None:
         """A step ended; its figures are those of all processes."""
         now = time.monotonic()
         self._duration_s += now - self._finished_at
         self._finished_at = now
-        self._wait_s += self._wait_of_step_s
         self._steps += 1
-        self._loss += sums.loss
-        self._targets += sums.targets
-        self._state, self._lr, self._norm = state, lr, norm
+        self._loss += outcome.loss
+        self._targets += outcome.targets
+        self._state, self._lr, self._norm = state, lr, outcome.norm
 
     def leave_out_time_since_step(self) -> None:
         """What happened since the last step was not part of one."""
@@ -58,7 +55,7 @@ class Meter:
         tokens_per_s = self._targets / self._duration_s
         step_time_s = self._duration_s / self._steps
         tflops = tokens_per_s * self._flops_per_token / 1e12
-        positions = min(step * self._order.global_batch, self._order.num_positions)
+        positions = self._order.start_of_step(step)
         event = StepsDone(
             step=step,
             loss=self._loss / max(1.0, self._targets),

@@ -48,14 +48,22 @@ class Peers:
 
 
 @contextmanager
-def joined(world: World, device: torch.device, timeout_s: float) -> Iterator[Peers]:
-    """The group of all processes while the block runs: NCCL on cuda, gloo elsewhere; whoever waits longer gives up."""
-    if world.size == 1:
+def joined(world: World, device: torch.device, timeout_s: float, *, group_of_one: bool = False) -> Iterator[Peers]:
+    """The group of all processes while the block runs: NCCL on cuda, gloo elsewhere; whoever waits longer gives up.
+
+    A process alone needs none, unless `group_of_one`.
+    """
+    if world.size == 1 and not group_of_one:
         yield Peers(world, device)
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     device_id = device if device.type == "cuda" else None
-    distributed.init_process_group(backend, timeout=timedelta(seconds=timeout_s), device_id=device_id)
+    timeout = timedelta(seconds=timeout_s)
+    if world.size == 1:
+        store = distributed.HashStore()  # type: ignore[attr-defined]
+        distributed.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout, device_id=device_id)
+    else:
+        distributed.init_process_group(backend, timeout=timeout, device_id=device_id)
     try:
         yield Peers(world, device)
     except RuntimeError as error:
@@ -64,7 +72,8 @@ def joined(world: World, device: torch.device, timeout_s: float) -> Iterator[Pee
             raise PeerLostError(f"rank {world.rank}: another process is gone or silent: {first_line}") from error
         raise
     finally:
-        distributed.destroy_process_group()
+        if distributed.is_initialized():  # an engine may have ended it
+            distributed.destroy_process_group()
 
 
 def _is_loss_of_peer(error: RuntimeError) -> bool:

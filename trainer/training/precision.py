@@ -1,13 +1,53 @@
-"""How fast this machine multiplies matrices, and in which precision it does so faster. Measured, not guessed by name."""
+"""How a model computes on this machine: its precision, chosen by measuring and not by name, and what follows from it."""
 
 import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 
 import torch
+
+from trainer.config import Config
+from trainer.model.attention import Kind, kind_for
+from trainer.training.peers import Peers
 
 _SIZE = {"cpu": 512, "mps": 2048, "cuda": 8192}
 _MIN_TIME_S = 0.05
 _BF16_GAIN = 1.2
 """bf16 must be this much faster to be chosen: below, its rounding buys nothing."""
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """How a model computes here: the resolved precision, and what follows from it."""
+
+    precision: str
+    """fp32 or bf16, of matrix products."""
+    device: torch.device
+    attention: Kind
+
+    @staticmethod
+    def of(config: Config, precision: str, device: torch.device) -> "Numerics":
+        """With a precision that is known already."""
+        return Numerics(precision, device, kind_for(config.attention, device, compiled=config.compile))
+
+    @staticmethod
+    def agreed(config: Config, peers: Peers) -> "Numerics":
+        """Collective: with `auto`, bf16 only where it is faster on every process."""
+        precision = config.precision
+        if precision == "auto":
+            precision = "bf16" if peers.all(bf16_pays(peers.device)) else "fp32"
+        return Numerics.of(config, precision, peers.device)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of matrix products."""
+        return torch.bfloat16 if self.precision == "bf16" else torch.float32
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """A context in which matrix products have this precision."""
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
 
 def matmul_tflops(device: torch.device, dtype: torch.dtype) -> float:

@@ -1,9 +1,6 @@
 """The stage `pretrain`: next-token prediction over packed rows."""
 
-from collections.abc import Callable
-
-import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainer.checkpoint.format import TrainingState
 from trainer.config import Config
@@ -14,33 +11,31 @@ from trainer.run_folder import RunFolder
 from trainer.signals import StopRequest
 from trainer.tokens.order import Order
 from trainer.tracking.hub import Tracker
-from trainer.training.assembly import autocast_dtype, train
+from trainer.training.assembly import train
 from trainer.training.batches import Batch
+from trainer.training.precision import Numerics
 from trainer.world import World
 
 
-class Pretraining:
-    """What pretraining adds to the loop: the loss of each token given those before it in its document."""
+class NextTokenLoss(nn.Module):
+    """A model with the loss of pretraining: each token given those before it in its document."""
 
-    name = "pretrain"
-
-    def __init__(self, model: GPT, mask_dtype: torch.dtype, *, compiled: bool) -> None:
+    def __init__(self, model: GPT, numerics: Numerics) -> None:
+        super().__init__()
         self.model = model
-        self._forward: Callable[..., Tensor] = torch.compile(model, dynamic=False) if compiled else model
-        self._mask_dtype = mask_dtype
+        self._numerics = numerics
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Sum of nats over the batch's targets."""
-        mask = DocumentMask.of(batch.documents_BT, self._mask_dtype)
-        return next_token_loss(self._forward(batch.inputs_BT, mask), self.model.embed_tokens.weight, batch.targets_BT)
+    def forward(self, batch: Batch) -> Tensor:
+        """Sum of nats over the batch's targets, a float32 scalar."""
+        # autocast stands in here and not around the call, where DeepSpeed would switch it off
+        with self._numerics.autocast():
+            mask = DocumentMask.of(batch.documents_BT, self._numerics.dtype, self._numerics.attention)
+            hidden_BTC = self.model(batch.inputs_BT, mask)
+            return next_token_loss(hidden_BTC, self.model.embed_tokens.weight, batch.targets_BT, batch.used_N)
 
 
 def pretrain(
     config: Config, folder: RunFolder, world: World, tracker: Tracker, stop: StopRequest
 ) -> tuple[TrainingState, Order]:
     """Collective: `assembly.train` with the loss of pretraining. Raises TrainerError."""
-
-    def make_stage(model: GPT, precision: str) -> Pretraining:
-        return Pretraining(model, autocast_dtype(precision), compiled=config.compile)
-
-    return train(config, config.pretrain, make_stage, folder, world, tracker, stop)
+    return train(config, "pretrain", config.pretrain, NextTokenLoss, folder, world, tracker, stop)

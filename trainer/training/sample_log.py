@@ -74,11 +74,11 @@ def check_order(run_folder: Path, order: Order, num_steps: int) -> OrderReport:
 
 def _epoch_of_each(order: Order, step: int, got: Ids, wanted: Ids) -> list[int]:
     """The epoch that each row of a step belongs to; a row that the step should not have counts for the step's first epoch."""
-    positions = np.arange(step * order.global_batch, step * order.global_batch + len(wanted))
+    positions = np.arange(order.start_of_step(step), order.start_of_step(step) + len(wanted))
     epochs_of: dict[int, list[int]] = {}
     for row, epoch in zip(wanted.tolist(), (positions // order.num_rows).tolist(), strict=True):
         epochs_of.setdefault(row, []).append(epoch)
-    first = step * order.global_batch // order.num_rows
+    first = order.start_of_step(step) // order.num_rows
     return [epochs_of[row].pop(0) if epochs_of.get(row) else first for row in got.tolist()]
 
 

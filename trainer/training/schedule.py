@@ -1,8 +1,8 @@
-"""The learning rate as a pure function of the step."""
+"""Learning rate and weight decay as pure functions of the step."""
 
 import math
 
-from trainer.config import ScheduleSection
+from trainer.config_training import ScheduleSection
 
 
 def lr_factor(schedule: ScheduleSection, step: int, num_steps: int) -> float:
@@ -27,3 +27,8 @@ def lr_factor(schedule: ScheduleSection, step: int, num_steps: int) -> float:
     if into_decay <= 0:
         return 1.0
     return 1 - (1 - schedule.final_ratio) * math.sqrt(into_decay / decay_steps)
+
+
+def weight_decay_factor(schedule: ScheduleSection, step: int, num_steps: int) -> float:
+    """Factor of the weight decay in step `step`: 1, or a straight line from 1 to 0 behind the last step."""
+    return 1.0 if schedule.weight_decay == "constant" else 1.0 - step / num_steps

@@ -35,8 +35,11 @@ class Validator:
     max_rows_per_source: int | None
     peers: Peers
 
-    def measure(self, loss_of: LossOf, stop_requested: Callable[[], bool]) -> Validated | None:
-        """Collective. None when some process was asked to stop meanwhile."""
+    def measure(self, loss_of: LossOf, stop_requested: Callable[[], bool], *, in_lockstep: bool = False) -> Validated | None:
+        """Collective. None when some process was asked to stop meanwhile.
+
+        `in_lockstep`: the model's forward pass is collective, so a process without work computes an empty batch.
+        """
         started = time.monotonic()
         sources = list(self.rows.info.rows_by_source)
         batches = self.batches()
@@ -46,6 +49,8 @@ class Validator:
             if turn < len(mine):
                 source, ids = batches[mine[turn]]
                 sums[source] += self._nats_and_bytes(loss_of, ids)
+            elif in_lockstep:
+                self._nats_and_bytes(loss_of, np.empty(0, np.int64))
             if self.peers.any(stop_requested()):
                 return None
         totals = np.array(self.peers.sum(sums.ravel().tolist())).reshape(sums.shape)
@@ -54,6 +59,10 @@ class Validator:
         return Validated(
             bits_per_byte=_bits_per_byte(nats, size_bytes), by_source=by_source, duration_s=time.monotonic() - started
         )
+
+    def warm_up(self, loss_of: LossOf) -> None:
+        """Collective where forward passes are: an empty batch, so that a compiled model is compiled before the first step."""
+        self._nats_and_bytes(loss_of, np.empty(0, np.int64))
 
     def batches(self) -> list[tuple[int, np.ndarray]]:
         """The row ids to measure, each batch of one source, which is given by its place."""
@@ -66,10 +75,10 @@ class Validator:
         return batches
 
     def _nats_and_bytes(self, loss_of: LossOf, ids: np.ndarray) -> tuple[float, float]:
-        batch = read_batch(self.rows, ids, self.batch_rows, self.peers.device)
+        batch = read_batch(self.rows, ids, self.batch_rows)
         with torch.no_grad():
-            nats = loss_of(batch).item()
-        targets = batch.targets_BT.cpu().numpy()
+            nats = loss_of(batch.to(self.peers.device)).item()
+        targets = batch.targets_BT.numpy()
         return nats, float(self.bytes_per_id[targets[targets != IGNORED]].sum())
 
 

@@ -1,110 +1,161 @@
 """Data parallelism: every process holds the whole model; gradients are summed once per step.
 
 All gradients live in one flat float32 buffer whose tail carries the step's counts and votes, so that a step has exactly one
-collective, whatever the number of micro-batches.
+reduction, whatever the number of micro-batches. With `bucket_mb` that reduction is cut into parts which start, in one fixed
+order, as soon as the last micro-batch has made their gradients; each number still travels once.
 """
 
-from collections.abc import Mapping
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Iterator
+from functools import partial
 
 import torch
 from torch import Tensor, distributed, nn
 
 from trainer.checkpoint.format import MODEL_FILE, OPTIMIZER_FILE
-from trainer.config import OptimizerSection
+from trainer.config_training import TrainingSection
+from trainer.training.batches import Batch
+from trainer.training.engines.protocol import NUM_SUMS, Gate, Pending, Share, figures_of, state_shapes
+from trainer.training.optimizers.muon import Replicated
+from trainer.training.optimizers.update import Rates, Update
 from trainer.world import World
 
 
-@dataclass(frozen=True, slots=True)
-class StepSums:
-    """What the processes tell each other in a step's one reduction; sums over all of them."""
-
-    loss: float = 0.0
-    """Nats of all targets."""
-    targets: float = 0.0
-    """Target tokens; below 2**24, which the config holds to, so exact in float32."""
-    stop: float = 0.0
-    """Processes that were asked to stop."""
-    aborted: float = 0.0
-    """Processes that left off amid the step because of it: the step is undone."""
-    save: float = 0.0
-    """Processes for which a checkpoint is due by the clock."""
-
-
 class DataParallel:
-    """Gradients, optimizer and their state of one model, equal on all processes."""
+    """An Engine whose processes each hold everything."""
 
-    def __init__(self, model: nn.Module, config: OptimizerSection, world: World, device: torch.device) -> None:
-        self._world = world
-        self._parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    in_lockstep = False
+
+    def __init__(
+        self,
+        module: nn.Module,
+        model: nn.Module,
+        config: TrainingSection,
+        world: World,
+        device: torch.device,
+        matmul_dtype: torch.dtype = torch.float32,
+        bucket_mb: float | None = None,
+    ) -> None:
+        """`module` makes the loss of a batch and holds `model`, whose parameters are trained."""
+        self._module, self._config, self._world, self._device = module, config, world, device
+        # backward makes the gradients of the last layers first, so these stand first and can leave first
+        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+        self._parameters = dict(reversed(named))
         sizes = [parameter.numel() for parameter in self._parameters.values()]
-        self._flat = torch.zeros(sum(sizes) + len(fields(StepSums)), device=device)
-        *views, self._tail = self._flat.split([*sizes, len(fields(StepSums))])
-        self._gradients = self._flat[: sum(sizes)]
+        self._flat = torch.zeros(sum(sizes) + NUM_SUMS, device=device)
+        *views, self._tail = self._flat.split([*sizes, NUM_SUMS])
+        self._all_gradients = self._flat[: sum(sizes)]
         for parameter, view in zip(self._parameters.values(), views, strict=True):
             parameter.grad = view.view_as(parameter)
-        self._optimizer = _adamw(self._parameters, config, device)
+        self._gradients = {name: parameter.grad for name, parameter in self._parameters.items() if parameter.grad is not None}
+        self._shapes = {name: parameter.shape for name, parameter in self._parameters.items()}
+        weights = {name: parameter.detach() for name, parameter in self._parameters.items()}
+        sharing = partial(Replicated, rank=world.rank, world_size=world.size)
+        self._update = Update(weights, self._shapes, config.optimizer, sharing, matmul_dtype)
+        self._gate = Gate(config.clip_norm, device)
+        self._reduction = _Reduction(self._flat, NUM_SUMS, config.gradient_dtype == "bf16", world.size)
+        if bucket_mb is not None and world.size > 1:
+            self._reduction.cut(list(self._parameters.values()), bucket_mb)
 
     def start_step(self) -> None:
-        """Forget the last step's gradients."""
         self._flat.zero_()
+        self._reduction.start()
 
-    def reduce(self, sums: StepSums) -> StepSums:
-        """Collective, once per step: sum gradients and counts over all processes."""
-        self._tail.copy_(torch.tensor(astuple(sums)))
-        if self._world.size > 1:
-            distributed.all_reduce(self._flat)
-        return StepSums(*self._tail.tolist())
+    def loss(self, batch: Batch) -> Tensor:
+        loss: Tensor = self._module(batch)
+        return loss
 
-    def apply(self, lr: float, num_targets: float, clip_norm: float | None) -> float:
-        """Turn summed gradients into means per target, clip them, update the weights; returns the norm before clipping.
+    def backward(self, loss: Tensor, *, last: bool) -> None:
+        if last:
+            self._reduction.gradients_are_final()
+        loss.backward()
 
-        A norm that is not finite changes nothing. Gradients are equal on all processes, so they all decide alike.
-        """
-        norm = torch.linalg.vector_norm(self._gradients).item() / num_targets
-        if not norm < float("inf"):
-            return norm
-        scale = 1.0 / num_targets
-        if clip_norm is not None and norm > clip_norm:
-            scale *= clip_norm / norm
-        self._gradients.mul_(scale)
-        for group in self._optimizer.param_groups:
-            group["lr"] = lr
-        self._optimizer.step()
-        return norm
+    def finish_step(self, share: Share, rates: Rates) -> Pending:
+        self._tail.copy_(figures_of(share, self._device))
+        self._reduction.finish()
+        squared_norm = torch.linalg.vector_norm(self._all_gradients).square()
+        factor, move, pending = self._gate.open(self._tail, squared_norm)
+        self._update.apply(self._gradients, rates, factor, move)
+        return pending
 
-    def tensors(self) -> dict[str, Mapping[str, Tensor]]:
-        """The state by file and name, as a checkpoint holds it; the tensors themselves, not copies."""
-        moments = {
-            f"{moment}.{name}": self._optimizer.state[parameter][moment]
-            for moment in ("exp_avg", "exp_avg_sq")
-            for name, parameter in self._parameters.items()
-        }
-        return {MODEL_FILE: dict(self._parameters), OPTIMIZER_FILE: moments}
+    def tensors(self) -> Iterator[tuple[str, str, Tensor]]:
+        for name, parameter in self._parameters.items():
+            yield MODEL_FILE, name, parameter.detach()
+        for name, tensor in self._update.tensors().items():
+            yield OPTIMIZER_FILE, name, tensor
+
+    def shapes(self) -> dict[str, dict[str, torch.Size]]:
+        return state_shapes(self._shapes, self._config.optimizer)
+
+    def load(self, name: str, whole: Tensor) -> None:
+        self._update.tensors()[name].copy_(whole)
 
     def set_applied_steps(self, count: int) -> None:
-        """Tell AdamW how many updates its moments have seen, after they were loaded."""
-        for parameter in self._parameters.values():
-            self._optimizer.state[parameter]["step"].fill_(float(count))
+        self._update.set_applied_steps(count)
+
+    def close(self) -> None:
+        """Nothing is held that Python does not let go of."""
 
 
-def _adamw(parameters: Mapping[str, nn.Parameter], config: OptimizerSection, device: torch.device) -> torch.optim.AdamW:
-    """AdamW with its state made at once: matrices decay, norms never, the embedding as configured."""
-    decayed: list[nn.Parameter] = []
-    plain: list[nn.Parameter] = []
-    for name, parameter in parameters.items():
-        is_matrix = parameter.dim() >= 2 and (config.decay_embedding or "embed_tokens" not in name)
-        (decayed if is_matrix else plain).append(parameter)
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": plain, "weight_decay": 0.0},
-    ]
-    fused = device.type in ("cpu", "cuda")  # one pass over memory: a third of the time on CPU (docs/lab.md)
-    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)
-    for parameter in parameters.values():
-        optimizer.state[parameter] = {
-            "step": torch.zeros((), dtype=torch.float32, device=device),
-            "exp_avg": torch.zeros_like(parameter),
-            "exp_avg_sq": torch.zeros_like(parameter),
-        }
-    return optimizer
+class _Reduction:
+    """Sums a flat buffer over all processes, whole or in parts that leave one after another."""
+
+    def __init__(self, flat: Tensor, num_exact: int, compressed: bool, world_size: int) -> None:
+        """The last `num_exact` numbers always travel as float32; the others as bf16 if `compressed`."""
+        self._flat, self._compressed, self._world_size = flat, compressed, world_size
+        cut = len(flat) - num_exact
+        self._parts = [flat[:cut], flat[cut:]] if compressed else [flat]
+        self._awaited = [0] * len(self._parts)
+        self._missing: list[int] = []
+        self._started: list[tuple[Tensor, Tensor, distributed.Work | None]] = []
+        self._final = False
+
+    def cut(self, parameters: list[nn.Parameter], bucket_mb: float) -> None:
+        """Let parts of about this size start on their own; `parameters` in the buffer's order."""
+        borders, awaited, at, of_part = [0], [0], 0, []
+        for parameter in parameters:
+            of_part.append(len(borders) - 1)
+            awaited[-1] += 1
+            at += parameter.numel()
+            if (at - borders[-1]) * self._flat.element_size() >= bucket_mb * 1e6 and parameter is not parameters[-1]:
+                borders.append(at)
+                awaited.append(0)
+        exact = [self._flat[at:]] if self._compressed else []
+        ends = [*borders[1:], at if self._compressed else len(self._flat)]
+        self._parts = [self._flat[start:end] for start, end in zip(borders, ends, strict=True)] + exact
+        # the part with the counts is complete only at the end
+        self._awaited = [*awaited, 1] if exact else [*awaited[:-1], awaited[-1] + 1]
+        for parameter, part in zip(parameters, of_part, strict=True):
+            parameter.register_post_accumulate_grad_hook(partial(self._note, part))
+
+    def start(self) -> None:
+        """A step begins."""
+        self._missing, self._started, self._final = list(self._awaited), [], False
+
+    def gradients_are_final(self) -> None:
+        """What is accumulated from here on is the step's last."""
+        self._final = True
+
+    def finish(self) -> None:
+        """Collective: the sums are in the buffer when the device gets here."""
+        if self._world_size == 1:
+            return
+        while len(self._started) < len(self._parts):
+            self._start_next()
+        for part, travelling, work in self._started:
+            if work is not None:
+                work.wait()
+            if travelling is not part:
+                part.copy_(travelling)
+
+    def _note(self, part: int, _: Tensor) -> None:
+        if not self._final:
+            return
+        self._missing[part] -= 1
+        while len(self._started) < len(self._parts) and self._missing[len(self._started)] == 0:
+            self._start_next()
+
+    def _start_next(self) -> None:
+        part = self._parts[len(self._started)]
+        exact = part is self._parts[-1] or not self._compressed
+        travelling = part if exact else part.bfloat16()
+        self._started.append((part, travelling, distributed.all_reduce(travelling, async_op=True)))
