@@ -13,7 +13,8 @@ pytestmark = [pytest.mark.engines, pytest.mark.timeout(400)]
 def test_the_table_has_a_row_for_each_engine_and_option_beside_the_plain_loop(tmp_path: Path) -> None:
     bench = ["bench", "--presets", "tiny", "--seconds", "1", "--json"]
     processes = ranks.trainer(*bench, folder=tmp_path, world_size=2)
-    assert processes.wait(deadline_s=330) == [0, 0], processes.text()
+    codes = processes.wait(deadline_s=330)
+    assert codes == [0, 0], f"{codes}\n{processes.text()}"
     text = processes.outputs[0].read_text()
     result = json.loads(text[text.index("{") :])
     assert {"device", "torch", "cores", "processes"} <= set(result["machine"])
@@ -21,7 +22,8 @@ def test_the_table_has_a_row_for_each_engine_and_option_beside_the_plain_loop(tm
     loops = {loop["name"]: loop for loop in preset["loops"]}
     zero = {f"ZeRO-{stage}" for stage in range(4)}
     options = {"trainer", "muon", "recomputing", "ddp", "ddp muon", "ddp overlapped", "ddp bf16 sums", "fsdp"}
-    assert set(loops) == {"plain"} | options | zero
+    # where this machine computes faster in bf16, fp32 stands beside it
+    assert set(loops) - {"trainer in fp32"} == {"plain"} | options | zero
     assert loops["plain"]["useful_ratio"] == loops["plain"]["positions_ratio"] == 1.0
     for loop in loops.values():
         assert loop["turns"] >= 3

@@ -41,6 +41,10 @@ class Contestant(Protocol):
         """One optimizer step, to its end on the device."""
         ...
 
+    def close(self) -> None:
+        """Collective: no more turns will come."""
+        ...
+
 
 class OurLoop:
     """The trainer's own step, by the config's engine and options."""
@@ -73,6 +77,10 @@ class OurLoop:
         outcome = self.engine.finish_step(Share(loss_sum, targets), Rates(optimizer.lr, optimizer.weight_decay)).read()
         self._step += 1
         return Turn(int(outcome.targets), self._config.pretrain.global_batch * self._config.tokens.row_tokens, data_s)
+
+    def close(self) -> None:
+        self._loader.close()
+        self.engine.close()
 
 
 class PlainLoop:
@@ -114,6 +122,9 @@ class PlainLoop:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return Turn(useful, section.global_batch * self._row_tokens, data_s)
+
+    def close(self) -> None:
+        """Nothing is held that Python does not let go of."""
 
     def _padded(self, num_rows: int) -> tuple[Tensor, Tensor]:
         inputs = np.full((num_rows, self._row_tokens), END_OF_TEXT, np.int64)

@@ -10,6 +10,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,13 +98,13 @@ def measure_preset(preset: str, seconds: float, peers: Peers, *, compiled: bool,
         data = TrainingData.open(config, folder)
         numerics = Numerics.agreed(config, peers)
         peak_tflops = _peak_tflops(peers, numerics)
-        race = _Race(config, folder, data, numerics, peers)
-        loops = race.run(entries_for(peers, numerics.precision, compiled=compiled), seconds, peak_tflops)
-        if trace is not None:
-            race.trace(trace)
-        if not first or encoder is None:
-            return PresetFigures(preset, 0, 0, 0, 0.0, [], 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-        size_bytes, stalls_s, writes_s = _time_saves(race.ours(), folder.path / "saves")
+        with closing(_Race(config, folder, data, numerics, peers)) as race:
+            loops = race.run(entries_for(peers, numerics.precision, compiled=compiled), seconds, peak_tflops)
+            if trace is not None:
+                race.trace(trace)
+            if not first or encoder is None:
+                return PresetFigures(preset, 0, 0, 0, 0.0, [], 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+            size_bytes, stalls_s, writes_s = _time_saves(race.ours(), folder.path / "saves")
         fast, slow = _time_encoding(encoder, folder)
     finally:
         if first:
@@ -218,6 +219,11 @@ class _Race:
                 for _ in range(9):
                     loop.turn()
                     step_is_done()
+
+    def close(self) -> None:
+        """Collective: end all loops."""
+        for loop in self._loops.values():
+            loop.close()
 
     @property
     def _on_gpus(self) -> bool:

@@ -11,6 +11,7 @@ import torch
 
 from trainer import __version__
 from trainer.bench.measuring import PresetFigures, measure_preset, num_cores
+from trainer.training.engines.making import group_of_engines
 from trainer.training.peers import choose_device, joined
 from trainer.world import World
 
@@ -23,7 +24,7 @@ def bench(
 ) -> None:
     """Collective: measure presets in turn; the first process prints a table, or JSON, to stdout."""
     device = choose_device("auto", world.local_rank)
-    with joined(world, device, _PATIENCE_S) as peers:
+    with joined(world, device, _PATIENCE_S) as peers, group_of_engines():
         machine = describe_machine(world)
         results = []
         for preset in presets:

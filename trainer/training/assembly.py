@@ -30,7 +30,7 @@ from trainer.tokens.shards import TokenRows, TokensManifest, read_manifest, veri
 from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder, check_vocabulary
 from trainer.tracking.hub import Tracker
 from trainer.training.batches import Loader
-from trainer.training.engines.making import make_engine
+from trainer.training.engines.making import group_of_engines, make_engine
 from trainer.training.engines.protocol import Engine
 from trainer.training.loop import TrainingLoop
 from trainer.training.meter import Meter
@@ -114,6 +114,7 @@ def train(
     timeout_s = config.collective_timeout_s
     with (
         joined(world, device, timeout_s, group_of_one=group_of_one) as peers,
+        group_of_engines(),
         stop.deferred(),
         _lock_of_first(folder, world),
     ):

@@ -1,5 +1,9 @@
 """The engine that a config asks for."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 
@@ -35,3 +39,14 @@ def make_engine(
     from trainer.training.engines.ddp import DataParallel
 
     return DataParallel(module, model, training, peers.world, peers.device, matmul_dtype, engine.bucket_mb)
+
+
+@contextmanager
+def group_of_engines() -> Iterator[None]:
+    """Collective: engines share a process group inside the block; DeepSpeed, if one was its, lets go of it at the end."""
+    try:
+        yield
+    finally:
+        zero = sys.modules.get("trainer.training.engines.zero")
+        if zero is not None:
+            zero.end_group()

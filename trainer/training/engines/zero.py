@@ -113,9 +113,7 @@ class Zero:
             state["step"].fill_(float(count))
 
     def close(self) -> None:
-        # DeepSpeed keeps a group of its own that outlives torch's and would break the next engine
         self._engine.destroy()
-        self._deepspeed.comm.destroy_process_group()
 
     def _step_whole(self, targets: float) -> tuple[float, bool]:
         """Stage 0 clips, but neither scales nor looks for numbers that are not finite: that is done here."""
@@ -142,6 +140,14 @@ class Zero:
             self._adamw.state[part] = {"step": step, EXP_AVG: torch.zeros_like(part), EXP_AVG_SQ: torch.zeros_like(part)}
         if hasattr(self._engine.optimizer, "_lazy_init_hp_params_optimizer_state"):
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+def end_group() -> None:
+    """Collective: end the process group, torch's with it: what DeepSpeed keeps of one would break engines of the next."""
+    from deepspeed import comm
+
+    if comm.is_initialized():
+        comm.destroy_process_group()
 
 
 def deepspeed_config(config: TrainingSection, section: DeepSpeedSection) -> dict[str, Any]:
