@@ -68,6 +68,16 @@ class LoopFigures:
 
 
 @dataclass(frozen=True)
+class SaveFigures:
+    """Checkpoints of one process, the first one left out: it makes the staging memory."""
+
+    size_mb: float
+    stall_ms_p50: float
+    stall_ms_max: float
+    write_s_p50: float
+
+
+@dataclass(frozen=True)
 class PresetFigures:
     """All figures of a preset."""
 
@@ -77,16 +87,17 @@ class PresetFigures:
     rows_per_turn: int
     peak_tflops: float
     loops: list[LoopFigures]
-    save_mb: float
-    save_stall_ms_p50: float
-    save_stall_ms_p99: float
-    save_write_s_p50: float
+    saves: SaveFigures
     encode_mb_per_s: float
     encode_mb_per_s_tokenizers: float
 
 
-def measure_preset(preset: str, seconds: float, peers: Peers, *, compiled: bool, trace: Path | None) -> PresetFigures:
-    """Collective: measure a preset on the corpus in the box, in a folder of its own that is removed."""
+def measure_preset(preset: str, seconds: float, peers: Peers, *, compiled: bool, trace: Path | None) -> PresetFigures | None:
+    """Collective: measure a preset on the corpus in the box, in a folder of its own that is removed.
+
+    Returns:
+        The figures; on all but the first process, None.
+    """
     first = peers.world.is_first
     # the name comes from the first process; the folder must be there before the others look into it
     name = Path(tempfile.gettempdir()) / f"trainer-bench-{peers.from_first(os.getpid())}"
@@ -102,14 +113,14 @@ def measure_preset(preset: str, seconds: float, peers: Peers, *, compiled: bool,
             loops = race.run(entries_for(peers, numerics.precision, compiled=compiled), seconds, peak_tflops)
             if trace is not None:
                 race.trace(trace)
-            if not first or encoder is None:
-                return PresetFigures(preset, 0, 0, 0, 0.0, [], 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
-            size_bytes, stalls_s, writes_s = _time_saves(race.ours(), folder.path / "saves")
-        fast, slow = _time_encoding(encoder, folder)
+            saves = _time_saves(race.ours(), folder.path / "saves") if first else None
+            speeds = _time_encoding(encoder, folder) if encoder is not None else None
+            peers.any(False)  # nobody ends its loops while another one measures
     finally:
         if first:
             shutil.rmtree(name, ignore_errors=True)
-    stalls_ms = sorted(1000 * stall for stall in stalls_s)
+    if saves is None or speeds is None:
+        return None
     return PresetFigures(
         preset=preset,
         num_parameters=config.model.num_parameters,
@@ -117,12 +128,9 @@ def measure_preset(preset: str, seconds: float, peers: Peers, *, compiled: bool,
         rows_per_turn=config.pretrain.global_batch,
         peak_tflops=peak_tflops,
         loops=loops,
-        save_mb=size_bytes / 1e6,
-        save_stall_ms_p50=statistics.median(stalls_ms),
-        save_stall_ms_p99=stalls_ms[-1],
-        save_write_s_p50=statistics.median(writes_s),
-        encode_mb_per_s=fast,
-        encode_mb_per_s_tokenizers=slow,
+        saves=saves,
+        encode_mb_per_s=speeds[0],
+        encode_mb_per_s_tokenizers=speeds[1],
     )
 
 
@@ -270,8 +278,8 @@ def _median_ratio(these: Sequence[float], those: Sequence[float]) -> float:
     return statistics.median(a / b for a, b in zip(these, those, strict=True))
 
 
-def _time_saves(ours: OurLoop, folder: Path) -> tuple[int, list[float], list[float]]:
-    """Bytes of a checkpoint, seconds that the loop waits for each of some saves, and seconds to write each."""
+def _time_saves(ours: OurLoop, folder: Path) -> SaveFigures:
+    """How long the loop waits for a save, and how long a save takes beside it."""
     writer = CheckpointWriter(folder, keep=2)
     saved: list[CheckpointSaved] = []
     for step in range(1, NUM_SAVES + 2):
@@ -289,8 +297,14 @@ def _time_saves(ours: OurLoop, folder: Path) -> tuple[int, list[float], list[flo
         writer.save(ours.engine.shapes(), ours.engine.tensors(), lambda manifest=manifest: manifest)  # type: ignore[misc]
         writer.finish()
         saved += [outcome for outcome in writer.outcomes() if isinstance(outcome, CheckpointSaved)]
-    after_first = saved[1:]  # the first one makes the staging memory
-    return saved[0].size_bytes, [each.stall_s for each in after_first], [each.write_s for each in after_first]
+    after_first = saved[1:]
+    stalls_ms = [1000 * each.stall_s for each in after_first]
+    return SaveFigures(
+        size_mb=saved[0].size_bytes / 1e6,
+        stall_ms_p50=statistics.median(stalls_ms),
+        stall_ms_max=max(stalls_ms),
+        write_s_p50=statistics.median(each.write_s for each in after_first),
+    )
 
 
 def _time_encoding(encoder: TextEncoder, folder: RunFolder) -> tuple[float, float]:

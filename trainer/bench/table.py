@@ -31,7 +31,8 @@ def bench(
             if world.is_first:
                 print(f"bench: {preset} ...", file=sys.stderr, flush=True)
             trace = trace_folder / f"trace-{preset}.json" if trace_folder else None
-            results.append(measure_preset(preset, seconds, peers, compiled=compiled, trace=trace))
+            figures = measure_preset(preset, seconds, peers, compiled=compiled, trace=trace)
+            results += [figures] if figures else []
     if not world.is_first:
         return
     if as_json:
@@ -44,6 +45,7 @@ def bench(
 
 def lines_of(figures: PresetFigures) -> list[str]:
     """A preset's figures as lines of text."""
+    saves = figures.saves
     head = (
         f"{figures.preset}: {figures.num_parameters:,} parameters, "
         f"{figures.rows_per_turn} rows of {figures.row_tokens} tokens a step; "
@@ -81,8 +83,8 @@ def lines_of(figures: PresetFigures) -> list[str]:
     return [
         head,
         *table,
-        f"checkpoint of {figures.save_mb:.0f} MB: the loop waits {figures.save_stall_ms_p50:.0f} ms p50, "
-        f"{figures.save_stall_ms_p99:.0f} ms p99; written in {figures.save_write_s_p50:.2f} s p50",
+        f"checkpoint of {saves.size_mb:.0f} MB: the loop waits {saves.stall_ms_p50:.0f} ms p50, "
+        f"{saves.stall_ms_max:.0f} ms at most; written in {saves.write_s_p50:.2f} s p50",
         f"encoding: {figures.encode_mb_per_s:.1f} MB per CPU-second, tokenizers {figures.encode_mb_per_s_tokenizers:.1f}",
     ]
 
