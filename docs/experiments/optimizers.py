@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path("runs/optimizers")
 CORPUS = Path("data/registry")
 SOURCES = [("python", "python-docs"), ("linux", "linux-docs"), ("linux-zh", "linux-docs-zh"), ("wordnet", "wordnet-glosses")]
-BRACKETS = {"adamw": ["0.001", "0.002", "0.004", "0.008"], "muon": ["0.004", "0.008", "0.016"]}
+BRACKETS = {"adamw": ["0.001", "0.002", "0.004"], "muon": ["0.004", "0.008", "0.016"]}
 BEST = {"adamw": "0.002", "muon": "0.008"}
 SEEDS = [1, 2, 3]
 STEPS, HALF = 600, 300
