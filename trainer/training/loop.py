@@ -110,7 +110,6 @@ class TrainingLoop:
     def _step(self) -> None:
         """Collective: one optimizer step, then what follows from its votes or from those of the step before."""
         step = self._begun
-        self.meter.start_step()
         rates = self._rates(step)
         self._pending.append((self.engine.finish_step(self._accumulate(step), rates), rates))
         self._begun += 1

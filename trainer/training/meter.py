@@ -21,9 +21,6 @@ class Meter:
         self._finished_at = time.monotonic()
         self._clear()
 
-    def start_step(self) -> None:
-        """A step begins."""
-
     @contextmanager
     def waiting_for_data(self) -> Iterator[None]:
         """The block reads a batch."""

@@ -22,8 +22,8 @@ def make_engine(
     peers: Peers,
     matmul_dtype: torch.dtype,
 ) -> Engine:
-    """Collective: lay out `model`, which `module` makes a loss of, over the processes. Raises UsageError
-    or ConfigError.
+    """Collective: lay out `model`, which `module` makes a loss of, over the processes. Raises UsageError or
+    ConfigError.
 
     Engines are imported when they are chosen: FSDP2 takes a second, DeepSpeed three.
     """
