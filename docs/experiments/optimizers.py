@@ -1,7 +1,7 @@
-"""Muon against AdamW on the corpus of `make corpus`: the runs behind docs/lab.md, "Muon against AdamW".
+"""Optimizers and schedules on the corpus of `make corpus`: the runs behind docs/lab.md, "Muon against AdamW" and "Schedules".
 
     make corpus
-    .venv/bin/python docs/experiments/optimizers.py run          # about half an hour on two cores; what is done is skipped
+    .venv/bin/python docs/experiments/optimizers.py run          # about an hour on two cores; what is done is skipped
     .venv/bin/python docs/experiments/optimizers.py table
 
 Each run is `trainer pretrain` with the preset tiny and one change. Held-out bits per byte every 100 steps.
@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 ROOT = Path("runs/optimizers")
@@ -22,6 +23,12 @@ BRACKETS = {"adamw": ["0.001", "0.002", "0.004"], "muon": ["0.004", "0.008", "0.
 BEST = {"adamw": "0.002", "muon": "0.008"}
 SEEDS = [1, 2, 3]
 STEPS, HALF = 600, 300
+SCHEDULES = {
+    "cosine": ["pretrain.schedule={kind: cosine, warmup_steps: 40, final_ratio: 0.05}"],
+    "batch-warmup": ["pretrain.batch_warmup_steps=120"],
+    "linear-decay": ["pretrain.schedule.weight_decay=linear"],
+}
+"""What changes against Muon's best runs, whose schedule is the preset's: WSD, full batches, constant weight decay."""
 
 
 def runs() -> list[tuple[str, str, int, int]]:
@@ -56,6 +63,11 @@ def trainer(stage: str, folder: Path, *settings: str) -> None:
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
+def train_schedule(name: str, seed: int) -> None:
+    optimizer = f"pretrain.optimizer={{kind: muon, lr: {BEST['muon']}}}"
+    trainer("pretrain", ROOT / f"{name}-seed{seed}", optimizer, f"seed={seed}", f"pretrain.steps={STEPS}", *SCHEDULES[name])
+
+
 def folder_of(kind: str, rate: str, seed: int, steps: int) -> Path:
     return ROOT / f"{kind}-{rate}-seed{seed}-{steps}"
 
@@ -65,6 +77,7 @@ def train_all() -> None:
         trainer(stage, ROOT / "data")
     with ThreadPoolExecutor(os.cpu_count()) as cores:  # one thread each
         list(cores.map(lambda run: train(*run), runs()))
+        list(cores.map(lambda run: train_schedule(*run), product(SCHEDULES, SEEDS)))
 
 
 def train(kind: str, rate: str, seed: int, steps: int) -> None:
@@ -85,6 +98,12 @@ def print_table() -> None:
     for kind, rate in BEST.items():
         ends = [by_step[STEPS] for run, by_step in curves.items() if run[:2] == (kind, rate) and STEPS in by_step]
         print(f"{kind} {rate}: mean {statistics.mean(ends):.3f}, {min(ends):.3f} to {max(ends):.3f} over {len(ends)} seeds")
+    for name in SCHEDULES:
+        by_seed = [curve(ROOT / f"{name}-seed{seed}") for seed in SEEDS if (ROOT / f"{name}-seed{seed}" / "DONE").exists()]
+        for seed, by_step in zip(SEEDS, by_seed, strict=False):
+            print(f"{name:12} seed {seed}  " + "  ".join(f"{bits:.3f}" for bits in by_step.values()))
+        if by_seed:
+            print(f"{name}: mean {statistics.mean(by_step[STEPS] for by_step in by_seed):.3f}")
 
 
 if __name__ == "__main__":

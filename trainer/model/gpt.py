@@ -55,6 +55,12 @@ def rotate(x_BHTD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
     return x_BHTD * cos_TD + torch.cat((-second, first), dim=-1) * sin_TD
 
 
+def as_operand(x: Tensor) -> Tensor:
+    """In the type of matrix products: autocast would convert it anew for each of several products that share it."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
 class Attention(nn.Module):
     """Grouped-query attention (arXiv 2305.13245)."""
 
@@ -124,8 +130,8 @@ class Block(nn.Module):
         self, x_BTC: Tensor, turn_TD: tuple[Tensor, Tensor], mask: DocumentMask | None, cache: KeyValueCache | None
     ) -> Tensor:
         """The block itself: the part that is compiled, so that what engines hang around `forward` stays outside."""
-        x_BTC = x_BTC + self.dropout(self.self_attn(self.input_layernorm(x_BTC), turn_TD, mask, cache))
-        return x_BTC + self.dropout(self.mlp(self.post_attention_layernorm(x_BTC)))
+        x_BTC = x_BTC + self.dropout(self.self_attn(as_operand(self.input_layernorm(x_BTC)), turn_TD, mask, cache))
+        return x_BTC + self.dropout(self.mlp(as_operand(self.post_attention_layernorm(x_BTC))))
 
 
 class GPT(nn.Module):

@@ -1,0 +1,78 @@
+"""What a rule is, what it finds, and how rules look into objects."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Manifest = dict[str, Any]
+Level = Literal["error", "risk"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One breach of a rule."""
+
+    code: str
+    level: Level
+    where: str
+    message: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.code} {self.where}: {self.message}; {self.fix} (docs/rules.md#{self.code.lower()})"
+
+
+Find = Callable[[Manifest, Sequence[Manifest]], Iterator[str]]
+"""From one object, and all objects of the run, to messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A code, the kinds that it looks at (none: all), its finder, the way out, and why the rule exists."""
+
+    code: str
+    level: Level
+    kinds: tuple[str, ...]
+    find: Find
+    fix: str
+    why: str
+
+
+def at(value: Any, *path: str, default: Any = None) -> Any:
+    """A value deep in mappings, or the default where a key is missing."""
+    for key in path:
+        if not isinstance(value, dict) or value.get(key) is None:
+            return default
+        value = value[key]
+    return value
+
+
+def replica_specs(item: Manifest) -> dict[str, Manifest]:
+    """Role to replica spec of an operator's job."""
+    specs: dict[str, Manifest] = at(item, "spec", "pytorchReplicaSpecs") or at(item, "spec", "mpiReplicaSpecs") or {}
+    return specs
+
+
+def pod_templates(item: Manifest) -> Iterator[tuple[str, Manifest]]:
+    """Role and pod template of each kind of pod of a run's object."""
+    for role, spec in replica_specs(item).items():
+        yield role.lower(), spec.get("template", {})
+    if item["kind"] == "Job":
+        yield "worker", at(item, "spec", "template", default={})
+
+
+def trainer_container(template: Manifest) -> Manifest:
+    """The container that trains: the one of that name, or the first."""
+    containers: list[Manifest] = at(template, "spec", "containers", default=[])
+    named = [container for container in containers if container.get("name") == "pytorch"]
+    return (named or containers or [{}])[0]
+
+
+def size_bytes(quantity: str | int | float) -> float:
+    """A Kubernetes quantity of memory in bytes."""
+    text = str(quantity)
+    units = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "m": 1e-3}
+    for unit, factor in units.items():
+        if text.endswith(unit):
+            return float(text.removesuffix(unit)) * factor
+    return float(text)
