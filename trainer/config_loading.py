@@ -40,6 +40,17 @@ def load_config(file: Path | None, overrides: Sequence[str] = (), preset: str | 
         raise ConfigError("; ".join(explain(item, documents, Config) for item in error.errors()[:5])) from None
 
 
+def config_of(values: Mapping[str, Any], origin: str) -> Config:
+    """From plain values, with their preset; `origin` is named in errors. Raises ConfigError."""
+    document = Document(dict(values), origin)
+    own = {key: value for key, value in values.items() if key != "preset"}
+    base = _read_preset(values["preset"]).values if values.get("preset") is not None else {}
+    try:
+        return Config.model_validate(merged(base, own))
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: " + "; ".join(explain(item, [document], Config) for item in error.errors()[:5])) from None
+
+
 def dump_config(config: Config) -> str:
     """The resolved config as YAML, all fields in their declared order."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -1,0 +1,85 @@
+"""Runs as files in Git: one per identity, written once, checked against what it says, removed when it has ended."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from k8s.errors import RunFileError
+from k8s.render import Manifest, dump, run_object
+from k8s.rules.finding import pod_templates, trainer_container
+from trainer.config_loading import config_of
+from trainer.config_section import canonical_json
+from trainer.errors import ConfigError, StorageError
+from trainer.files import write_file
+
+
+def write_run(objects: Sequence[Manifest], folder: Path) -> tuple[Path, bool]:
+    """Write FOLDER/NAME-HASH.yaml unless it is there; returns its path and whether it is new.
+
+    What does not change the run's hash (nodes, queue, resources) does not touch a file that is there: a running run stays as it
+    was started. Raises RunFileError.
+    """
+    path = folder / f"{run_object(objects)['metadata']['name']}.yaml"
+    if path.exists():
+        return path, False
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_file(path, dump(objects).encode())
+    except (OSError, StorageError) as error:
+        raise RunFileError(f"{path}: cannot be written: {error}") from None
+    return path, True
+
+
+def read_run(path: Path) -> list[Manifest]:
+    """The objects of a file. Raises RunFileError."""
+    try:
+        documents = [each for each in yaml.safe_load_all(path.read_text(encoding="utf-8")) if each]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise RunFileError(f"{path}: cannot be read as manifests: {error}") from None
+    if not all(isinstance(each, dict) and "kind" in each and "metadata" in each for each in documents):
+        raise RunFileError(f"{path}: holds something else than Kubernetes objects")
+    return documents
+
+
+def verify(run: Manifest, config_map: Manifest) -> list[str]:
+    """What contradicts the run's name, a line each, recomputed from what its pods really get."""
+    annotations, name = run["metadata"].get("annotations", {}), run["metadata"]["name"]
+    told = annotations.get("pretrain-run/identity")
+    if told is None:
+        return [f"{name}: no annotation pretrain-run/identity; it was not rendered by this chart"]
+    troubles = []
+    digest = hashlib.sha256(told.encode()).hexdigest()
+    if digest != annotations.get("pretrain-run/hash") or not name.endswith(f"-{digest[:10]}"):
+        troubles.append(f"{name}: its identity hashes to {digest[:10]}")
+    identity = json.loads(told)
+    for role, template in pod_templates(run):
+        container = trainer_container(template)
+        if container.get("image") != identity["image"]:
+            troubles.append(f"{name}: {role} runs image {container.get('image')}, and the identity says {identity['image']}")
+        arguments = container.get("args", [identity["stage"]])
+        if arguments[0] != identity["stage"]:
+            troubles.append(f"{name}: {role} runs stage {arguments[0]}, and the identity says {identity['stage']}")
+    try:
+        config = config_of(json.loads(config_map["data"]["run.json"])["trainer"], config_map["metadata"]["name"])
+    except (ConfigError, KeyError, ValueError) as error:
+        return [*troubles, f"{config_map['metadata']['name']}: {error}"]
+    actual = json.loads(canonical_json(config.identity()))
+    troubles += [f"{name}: {line}" for line in _differences(identity["trainer"], actual)]
+    return troubles
+
+
+def retirable(files: Sequence[Path], finished: Mapping[str, bool], keep: int) -> list[Path]:
+    """Of files, oldest first, those of runs that have ended, but for the newest `keep`; what is not there has not ended."""
+    ended = [file for file in files if finished.get(file.stem, False)]
+    return ended[: max(0, len(ended) - keep)]
+
+
+def _differences(told: Any, actual: Any, path: str = "trainer") -> list[str]:
+    if isinstance(told, dict) and isinstance(actual, dict):
+        keys = sorted(told.keys() | actual.keys())
+        return [line for key in keys for line in _differences(told.get(key), actual.get(key), f"{path}.{key}")]
+    return [] if told == actual else [f"{path} is {actual!r} in its config map and {told!r} in its identity"]

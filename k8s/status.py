@@ -1,0 +1,186 @@
+"""What a run is doing, from its objects and the last lines of its log. Pure."""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Manifest = dict[str, Any]
+Phase = Literal["Queued", "Pending", "Running", "Restarting", "Suspended", "Succeeded", "Failed"]
+
+FINAL: tuple[Phase, ...] = ("Succeeded", "Failed")
+
+_STEP = re.compile(r"step (\d+)  loss ([\d.]+)  ([\d,]+) tok/s")
+"""A line of the trainer's terminal (trainer.tracking.terminal)."""
+_NUM_STEPS = re.compile(r"step \d+ of (\d+)")
+_STUCK = {
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "CreateContainerConfigError",
+    "CrashLoopBackOff",
+    "RunContainerError",
+}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The newest step that the log tells of."""
+
+    step: int | None = None
+    num_steps: int | None = None
+    loss: float | None = None
+    tokens_per_s: float | None = None
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """One run, as a person wants to know it."""
+
+    name: str
+    backend: str
+    phase: Phase
+    nodes: int
+    ready: int
+    node_range: str
+    restarts: int
+    reasons: tuple[str, ...]
+    """Why it waits or failed."""
+    progress: Progress = Progress()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, the progress among them."""
+        values = asdict(self)
+        return {**{key: value for key, value in values.items() if key != "progress"}, **values["progress"]}
+
+
+def status_of(run: Manifest, pods: Sequence[Manifest], events: Sequence[Manifest], lines: Iterable[str] = ()) -> RunStatus:
+    """From a run's object, its pods, the events about it, and lines of its log."""
+    phase = phase_of(run, pods)
+    trainers = [pod for pod in pods if _role(pod) != "launcher"]
+    return RunStatus(
+        name=run["metadata"]["name"],
+        backend=run["kind"].lower(),
+        phase=phase,
+        nodes=nodes_of(run),
+        ready=sum(_is_ready(pod) for pod in trainers),
+        node_range=range_of(run),
+        restarts=sum(status.get("restartCount", 0) for pod in pods for status in _container_statuses(pod)),
+        reasons=tuple(dict.fromkeys(_reasons(run, phase, pods, events))),
+        progress=progress_of(lines),
+    )
+
+
+def phase_of(run: Manifest, pods: Sequence[Manifest]) -> Phase:
+    """From the conditions of the run's object, which each kind spells in its own way."""
+    conditions = {each["type"] for each in _conditions(run) if each.get("status") == "True"}
+    if conditions & {"Succeeded", "Complete", "SuccessCriteriaMet"}:
+        return "Succeeded"
+    if conditions & {"Failed", "FailureTarget"}:
+        return "Failed"
+    if is_suspended(run):
+        return "Queued" if _queue(run) else "Suspended"
+    if any(_is_ready(pod) for pod in pods):
+        return "Running"
+    return "Restarting" if "Restarting" in conditions or any(_restarts(pod) for pod in pods) else "Pending"
+
+
+def is_suspended(run: Manifest) -> bool:
+    """Whether its pods are held back."""
+    spec = run["spec"]
+    return bool(spec.get("suspend") or spec.get("runPolicy", {}).get("suspend"))
+
+
+def is_finished(run: Manifest) -> bool:
+    """Whether it has come to its end, good or bad."""
+    return phase_of(run, ()) in FINAL
+
+
+def nodes_of(run: Manifest) -> int:
+    """Pods that train, as asked for now."""
+    if run["kind"] == "Job":
+        return int(run["spec"].get("parallelism", 1))
+    specs = run["spec"].get("pytorchReplicaSpecs") or run["spec"].get("mpiReplicaSpecs") or {}
+    return int(specs.get("Worker", {}).get("replicas", 1))
+
+
+def range_of(run: Manifest) -> str:
+    """MIN:MAX nodes, as the run was rendered."""
+    template = run["spec"].get("template")
+    if template is None:
+        specs = run["spec"].get("pytorchReplicaSpecs") or run["spec"].get("mpiReplicaSpecs") or {}
+        template = specs.get("Worker", {}).get("template", {})
+    for container in template.get("spec", {}).get("containers", []):
+        for variable in container.get("env", []):
+            if variable["name"] == "PRETRAIN_RUN_NODES":
+                return str(variable.get("value", ""))
+    return str(nodes_of(run))
+
+
+def progress_of(lines: Iterable[str]) -> Progress:
+    """The newest step of the lines, in whatever order they come."""
+    step, num_steps = Progress(), None
+    for line in lines:
+        total = _NUM_STEPS.search(line)
+        num_steps = int(total[1]) if total else num_steps
+        match = _STEP.search(line)
+        if match and (step.step is None or int(match[1]) >= step.step):
+            step = Progress(int(match[1]), None, float(match[2]), float(match[3].replace(",", "")))
+    return Progress(step.step, num_steps, step.loss, step.tokens_per_s)
+
+
+def _reasons(run: Manifest, phase: Phase, pods: Sequence[Manifest], events: Sequence[Manifest]) -> Iterable[str]:
+    if phase == "Failed":
+        yield from (
+            f"{each.get('reason', 'Failed')}: {each.get('message', '')}"
+            for each in _conditions(run)
+            if each["type"] == "Failed"
+        )
+    if phase == "Succeeded":
+        return
+    if phase == "Queued":
+        yield f"waits in queue {_queue(run)}"
+    for pod in pods:
+        name = pod["metadata"]["name"]
+        for condition in pod.get("status", {}).get("conditions", []):
+            if condition["type"] == "PodScheduled" and condition["status"] == "False":
+                yield f"{name} has no node: {condition.get('message', condition.get('reason', ''))}"
+        for status in _container_statuses(pod):
+            waiting = status.get("state", {}).get("waiting", {})
+            if waiting.get("reason") in _STUCK:
+                yield f"{name}: {waiting['reason']}: {waiting.get('message', '')}".rstrip(": ")
+            ended = status.get("state", {}).get("terminated") or status.get("lastState", {}).get("terminated") or {}
+            if ended.get("exitCode"):
+                words = (ended.get("message") or ended.get("reason") or "").strip().splitlines()
+                yield f"{name} ended with code {ended['exitCode']}" + (f": {words[-1]}" if words else "")
+    if len(pods) < nodes_of(run) and phase in ("Pending", "Running", "Restarting"):
+        yield from (f"{each.get('reason')}: {each.get('message', '')}" for each in events if each.get("type") == "Warning")
+
+
+def _conditions(run: Manifest) -> list[Manifest]:
+    conditions: list[Manifest] = run.get("status", {}).get("conditions") or []
+    return conditions
+
+
+def _queue(run: Manifest) -> str | None:
+    queue: str | None = run["metadata"].get("labels", {}).get("kueue.x-k8s.io/queue-name")
+    return queue
+
+
+def _role(pod: Manifest) -> str:
+    labels = pod["metadata"].get("labels", {})
+    return str(labels.get("training.kubeflow.org/job-role") or labels.get("training.kubeflow.org/replica-type") or "worker")
+
+
+def _container_statuses(pod: Manifest) -> list[Manifest]:
+    statuses: list[Manifest] = pod.get("status", {}).get("containerStatuses") or []
+    return statuses
+
+
+def _restarts(pod: Manifest) -> int:
+    return sum(status.get("restartCount", 0) for status in _container_statuses(pod))
+
+
+def _is_ready(pod: Manifest) -> bool:
+    conditions = pod.get("status", {}).get("conditions", [])
+    return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
