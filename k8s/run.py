@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from k8s.errors import RunFileError
-from k8s.values import RunFile
+from k8s.values import LARGEST_EXACT, RunFile
 from trainer.config import Config
 from trainer.config_loading import load_config, merged, override_document, parse_override, set_value
 from trainer.config_text import Document, explain, parse_text
@@ -44,6 +44,10 @@ def load_run(file: Path, overrides: Sequence[str] = ()) -> Run:
         if not isinstance(trainer, dict):
             where = document.where(("trainer",)) or str(file)
             raise RunFileError(f"{where}: a run file needs a mapping `trainer`: the trainer's config (trainer config --show)")
+        if isinstance(seed := trainer.get("seed"), int) and abs(seed) > LARGEST_EXACT:
+            raise RunFileError(
+                f"{document.where(('trainer', 'seed')) or '--set'}: trainer.seed is above 2^53, where Helm rounds"
+            )
         for key in CHART_DECIDES:
             if key in trainer:
                 where = document.where(("trainer", key)) or "--set"
@@ -51,7 +55,10 @@ def load_run(file: Path, overrides: Sequence[str] = ()) -> Run:
         try:
             values = RunFile.model_validate(given)
         except ValidationError as error:
-            raise RunFileError("; ".join(explain(item, documents, RunFile) for item in error.errors()[:5])) from None
+            lines = [explain(item, documents, RunFile) for item in error.errors()[:5]]
+            raise RunFileError(
+                "; ".join(line if "--set" in line or str(file) in line else f"{file}: {line}" for line in lines)
+            ) from None
         of_trainer = [text.removeprefix("trainer.") for text in overrides if text.startswith("trainer.")]
         config = load_config(file, of_trainer)
     except ConfigError as error:

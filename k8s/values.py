@@ -8,7 +8,7 @@ docstring under a field is its entry in all three.
 import re
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveInt, ValidationInfo, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 MAX_NAME_CHARS = 40
@@ -16,6 +16,9 @@ MAX_NAME_CHARS = 40
 
 HASH_CHARS = 10
 """Of a run's hash, in its objects' names."""
+
+LARGEST_EXACT = (1 << 53) - 1
+"""Helm reads numbers as 64-bit floats: a larger integer would change on its way."""
 
 SECRET_NAME = "(?i)(api_?key|token|secret|passw|credential)"
 """Environment variables of such names hold secrets: their values come from a Secret."""
@@ -40,6 +43,14 @@ class Part(BaseModel):
         alias_generator=to_camel,
         allow_inf_nan=False,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _is_no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+        # pydantic would take `nodes: yes` for 1
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError(f"is the truth value {str(value).lower()}; give a value of its own kind")
+        return value
 
 
 class ImagePart(Part):
@@ -94,7 +105,7 @@ class MpiPart(Part):
     """Port of sshd in the workers: above 1023, as nothing runs as root."""
     launcher_cpu: Quantity = "500m"
     """CPU of the launcher, which only starts and watches mpirun."""
-    launcher_memory: Quantity = "1Gi"
+    launcher_memory: Quantity = "2Gi"
     """Memory of the launcher."""
 
 

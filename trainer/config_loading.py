@@ -27,7 +27,8 @@ def load_config(file: Path | None, overrides: Sequence[str] = (), preset: str | 
     preset_name = preset or values.pop("preset", None)
     values.pop("preset", None)
     if preset_name is not None:
-        base = _read_preset(preset_name)
+        where = documents[0].where(("preset",)) if documents and preset is None else "--preset"
+        base = _read_preset(preset_name, where)
         documents.append(base)
         values = merged(base.values, values)
     documents.insert(0, override_document(overrides))
@@ -44,7 +45,7 @@ def config_of(values: Mapping[str, Any], origin: str) -> Config:
     """From plain values, with their preset; `origin` is named in errors. Raises ConfigError."""
     document = Document(dict(values), origin)
     own = {key: value for key, value in values.items() if key != "preset"}
-    base = _read_preset(values["preset"]).values if values.get("preset") is not None else {}
+    base = _read_preset(values["preset"], origin).values if values.get("preset") is not None else {}
     try:
         return Config.model_validate(merged(base, own))
     except ValidationError as error:
@@ -77,10 +78,10 @@ def _read_file(file: Path) -> Document:
     return parse_text(text, str(file))
 
 
-def _read_preset(name: str) -> Document:
+def _read_preset(name: str, where: str | None) -> Document:
     names = preset_names()
     if name not in names:
-        raise ConfigError(f"preset {name!r} is not one of {', '.join(names)}")
+        raise ConfigError((f"{where}: " if where else "") + f"preset {name!r} is not one of {', '.join(names)}")
     text = (resources.files("trainer") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
     return parse_text(text, f"preset {name}")
 

@@ -12,8 +12,8 @@ pretrain-run/run: {{ include "pretrain-run.fullname" . }}
 
 {{- define "pretrain-run.labels" -}}
 {{ include "pretrain-run.selectorLabels" . }}
-pretrain-run/name: {{ .Values.name }}
-pretrain-run/hash: {{ include "pretrain-run.hash" . | trunc 10 }}
+pretrain-run/name: {{ .Values.name | quote }}
+pretrain-run/hash: {{ include "pretrain-run.hash" . | trunc 10 | quote }}
 pretrain-run/backend: {{ .Values.backend }}
 app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ include "pretrain-run.fullname" . }}
@@ -24,16 +24,16 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- define "pretrain-run.runLabels" -}}
 {{ include "pretrain-run.labels" . }}
 {{- with .Values.scheduling.kueue.queueName }}
-kueue.x-k8s.io/queue-name: {{ . }}
+kueue.x-k8s.io/queue-name: {{ . | quote }}
 {{- end }}
 {{- with .Values.scheduling.kueue.priorityClass }}
-kueue.x-k8s.io/priority-class: {{ . }}
+kueue.x-k8s.io/priority-class: {{ . | quote }}
 {{- end }}
 {{- end -}}
 
 {{/* Annotations of the run's own object: the identity that its hash was made of, and what keeps it from being removed. */}}
 {{- define "pretrain-run.runAnnotations" -}}
-pretrain-run/hash: {{ include "pretrain-run.hash" . }}
+pretrain-run/hash: {{ include "pretrain-run.hash" . | quote }}
 pretrain-run/identity: {{ include "pretrain-run.identity" . | squote }}
 pretrain-run/config: {{ include "pretrain-run.configName" . }}
 {{- if and .Values.elastic.enabled (eq .Values.backend "job") .Values.scheduling.kueue.queueName }}

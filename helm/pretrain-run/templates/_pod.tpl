@@ -19,7 +19,7 @@ metadata:
     karpenter.sh/do-not-disrupt: "true"
     {{- end }}
     {{- with $values.scheduling.kueue.topologyLevel }}
-    kueue.x-k8s.io/podset-{{ ternary "required" "preferred" $values.scheduling.kueue.topologyRequired }}-topology: {{ . }}
+    kueue.x-k8s.io/podset-{{ ternary "required" "preferred" $values.scheduling.kueue.topologyRequired }}-topology: {{ . | quote }}
     {{- end }}
     {{- with $values.extra.podAnnotations }}
     {{- toYaml . | nindent 4 }}
@@ -29,14 +29,14 @@ spec:
   restartPolicy: Never
   subdomain: {{ include "pretrain-run.fullname" $ }}
   {{- end }}
-  serviceAccountName: {{ include "pretrain-run.serviceAccountName" $ }}
+  serviceAccountName: {{ include "pretrain-run.serviceAccountName" $ | quote }}
   automountServiceAccountToken: false
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ int $values.gracePeriodSeconds }}
   {{- with $values.image.pullSecrets }}
   imagePullSecrets:
     {{- range . }}
-    - name: {{ . }}
+    - name: {{ . | quote }}
     {{- end }}
   {{- end }}
   securityContext:
@@ -54,7 +54,7 @@ spec:
   {{- end }}
   containers:
     - name: pytorch
-      image: {{ include "pretrain-run.image" $ }}
+      image: {{ include "pretrain-run.image" $ | quote }}
       imagePullPolicy: {{ $values.image.pullPolicy }}
       {{- if eq .role "worker" }}
       command: ["/usr/sbin/sshd", "-De", "-f", "/etc/pretrain-run/sshd_config"]
@@ -70,8 +70,8 @@ spec:
       {{- end }}
       {{- if eq .role "launcher" }}
       resources:
-        requests: {cpu: {{ $values.mpi.launcherCpu }}, memory: {{ $values.mpi.launcherMemory }}}
-        limits: {memory: {{ $values.mpi.launcherMemory }}}
+        requests: {cpu: {{ $values.mpi.launcherCpu | quote }}, memory: {{ $values.mpi.launcherMemory | quote }}}
+        limits: {memory: {{ $values.mpi.launcherMemory | quote }}}
       {{- else }}
       resources:
         {{- include "pretrain-run.resources" $ | nindent 8 }}
@@ -150,13 +150,13 @@ capabilities:
 {{- end }}
 {{- with .Values.network.interface }}
 - name: NCCL_SOCKET_IFNAME
-  value: {{ . }}
+  value: {{ . | quote }}
 - name: GLOO_SOCKET_IFNAME
-  value: {{ . }}
+  value: {{ . | quote }}
 {{- end }}
 {{- with .Values.network.ncclDebug }}
 - name: NCCL_DEBUG
-  value: {{ . }}
+  value: {{ . | quote }}
 {{- end }}
 {{- if .Values.wandb.enabled }}
 - name: WANDB_RUN_ID
@@ -165,7 +165,7 @@ capabilities:
   value: allow
 {{- if .Values.wandb.existingSecret }}
 - name: WANDB_API_KEY
-  valueFrom: {secretKeyRef: {name: {{ .Values.wandb.existingSecret }}, key: {{ .Values.wandb.secretKey }}}}
+  valueFrom: {secretKeyRef: {name: {{ .Values.wandb.existingSecret | quote }}, key: {{ .Values.wandb.secretKey | quote }}}}
 {{- else }}
 - name: WANDB_MODE
   value: offline
@@ -209,10 +209,10 @@ readinessProbe:
 {{- define "pretrain-run.placement" -}}
 {{- $scheduling := .Values.scheduling -}}
 {{- with $scheduling.priorityClassName }}
-priorityClassName: {{ . }}
+priorityClassName: {{ . | quote }}
 {{- end }}
 {{- with $scheduling.schedulerName }}
-schedulerName: {{ . }}
+schedulerName: {{ . | quote }}
 {{- end }}
 {{- with $scheduling.nodeSelector }}
 nodeSelector:
@@ -244,12 +244,12 @@ topologySpreadConstraints:
 
 {{- define "pretrain-run.mounts" -}}
 - {name: config, mountPath: /etc/pretrain-run, readOnly: true}
-- {name: runs, mountPath: /runs{{ with .Values.storage.runs.subPath }}, subPath: {{ . }}{{ end }}}
+- {name: runs, mountPath: /runs{{ with .Values.storage.runs.subPath }}, subPath: {{ . | quote }}{{ end }}}
 {{- if ne .Values.storage.data.kind "none" }}
-- {name: data, mountPath: /data{{ with .Values.storage.data.subPath }}, subPath: {{ . }}{{ end }}, readOnly: {{ .Values.storage.dataReadOnly }}}
+- {name: data, mountPath: /data{{ with .Values.storage.data.subPath }}, subPath: {{ . | quote }}{{ end }}, readOnly: {{ .Values.storage.dataReadOnly }}}
 {{- end }}
 {{- range .Values.storage.inputs }}
-- {name: {{ .name }}, mountPath: {{ .mountPath }}, readOnly: true}
+- {name: {{ .name | quote }}, mountPath: {{ .mountPath | quote }}, readOnly: true}
 {{- end }}
 - {name: shm, mountPath: /dev/shm}
 - {name: scratch, mountPath: /tmp}
@@ -265,9 +265,9 @@ topologySpreadConstraints:
 {{- if ne $volume.kind "none" }}
 - name: {{ $name }}
   {{- if eq $volume.kind "emptyDir" }}
-  emptyDir: {sizeLimit: {{ $volume.size }}}
+  emptyDir: {sizeLimit: {{ $volume.size | quote }}}
   {{- else }}
-  persistentVolumeClaim: {claimName: {{ $volume.claimName | default (printf "%s-%s" (include "pretrain-run.fullname" $) $name) }}}
+  persistentVolumeClaim: {claimName: {{ $volume.claimName | default (printf "%s-%s" (include "pretrain-run.fullname" $) $name) | quote }}}
   {{- end }}
 {{- end }}
 {{- end }}
@@ -275,9 +275,9 @@ topologySpreadConstraints:
 - {{ omit . "mountPath" | toYaml | nindent 2 | trim }}
 {{- end }}
 - name: shm
-  emptyDir: {medium: Memory, sizeLimit: {{ .Values.shm.size }}}
+  emptyDir: {medium: Memory, sizeLimit: {{ .Values.shm.size | quote }}}
 - name: scratch
-  emptyDir: {sizeLimit: {{ .Values.storage.scratchSize }}}
+  emptyDir: {sizeLimit: {{ .Values.storage.scratchSize | quote }}}
 {{- with .Values.extra.volumes }}
 {{ toYaml . }}
 {{- end }}

@@ -1,0 +1,239 @@
+"""Rendering: pure, the same for every backend but where it must differ, and refused early where it cannot work."""
+
+import copy
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from helm_python import lint
+
+from k8s.chart_files import generated_files
+from k8s.errors import RenderError, RunFileError
+from k8s.helm import HelmPackage
+from k8s.render import CHART, Manifest, dump, run_object
+from k8s.rules.finding import pod_templates
+from k8s.run import load_run
+from tests.chart.scenarios import FILES, NAMESPACE, render_values, rendered, scenario
+
+GOLDEN = Path(__file__).parent / "golden"
+TINY = {"preset": "tiny", "corpus": {"sources": [{"name": "a", "path": "/data/a"}]}}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_scenario_renders_as_reviewed(name: str) -> None:
+    """`make golden` renews the files; their difference is what to review."""
+    assert dump(rendered(name)) == (GOLDEN / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def test_no_golden_file_is_left_over() -> None:
+    assert {path.stem for path in GOLDEN.glob("*.yaml")} == set(FILES)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_same_file_gives_the_same_bytes(name: str) -> None:
+    given = dict(scenario(name).given)
+    backwards = json.loads(json.dumps(given), object_pairs_hook=lambda pairs: dict(reversed(pairs)))
+    first, second = (HelmPackage().render(CHART, values, NAMESPACE) for values in (given, backwards))
+    assert first == second
+
+
+def normalised(template: Manifest) -> Manifest:
+    """A pod template without what a backend is allowed to have of its own."""
+    template = copy.deepcopy(template)
+    del template["metadata"]["labels"]["pretrain-run/backend"]
+    spec = template["spec"]
+    spec.pop("restartPolicy", None)
+    spec.pop("subdomain", None)
+    container = spec["containers"][0]
+    del container["ports"]
+    container["env"] = [
+        each for each in container["env"] if each["name"] not in ("PRETRAIN_RUN_BACKEND", "PRETRAIN_RUN_RENDEZVOUS")
+    ]
+    return template
+
+
+def test_the_pod_is_the_same_under_every_backend_but_for_named_fields(tmp_path: Path) -> None:
+    templates = {}
+    for backend in ("job", "pytorchjob", "mpijob"):
+        run = run_object(render_values({"name": "demo", "backend": backend, "nodes": 2, "trainer": TINY}, tmp_path))
+        templates |= {f"{backend} {role}": normalised(template) for role, template in pod_templates(run)}
+    config_maps = {name: template["spec"]["volumes"][0]["configMap"]["name"] for name, template in templates.items()}
+    assert len(set(config_maps.values())) == 1
+    launcher, worker = templates.pop("mpijob launcher"), templates.pop("mpijob worker")
+    assert templates["job worker"] == templates["pytorchjob worker"]
+    for theirs, fields in ((launcher, ("resources",)), (worker, ("command", "args", "readinessProbe"))):
+        ours = copy.deepcopy(templates["job worker"])
+        for field in fields:
+            ours["spec"]["containers"][0].pop(field, None)
+            theirs["spec"]["containers"][0].pop(field, None)
+        assert theirs == ours
+
+
+def test_generated_files_are_fresh() -> None:
+    for path, text in generated_files().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path} is stale: make chart"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_helm_lint_has_nothing_to_say(name: str) -> None:
+    report = lint(CHART, dict(scenario(name).given), strict=True)
+    assert [message for message in report["messages"] if message["severity"] > 1] == []
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_no_object_has_a_random_part_or_a_time(name: str) -> None:
+    text = dump(rendered(name))
+    assert "generateName" not in text
+    assert "ttlSecondsAfterFinished" not in text
+    assert "checksum" not in text
+
+
+BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
+    ({"backnd": "job"}, "backnd: unknown key; did you mean backend?", "backnd"),
+    ({"backend": "slurm"}, "backend: Input should be 'job', 'pytorchjob' or 'mpijob'", "backend"),
+    ({"name": "n" * 30}, "name: String should have at most 29 characters", "maxLength"),
+    ({"name": "Demo"}, "name: String should match pattern", "name"),
+    ({"backend": "mpijob", "elastic": {"enabled": True}}, "elastic.enabled with backend mpijob", "elastic/enabled"),
+    ({"elastic": {"enabled": True, "min": 3, "max": 2}}, "min 3 is above max 2", "min 3 is above max 2"),
+    (
+        {"nodes": 9, "elastic": {"enabled": True, "max": 4}},
+        "nodes 9 is outside of elastic.min 1 to max 4",
+        "nodes 9 is outside",
+    ),
+    ({"elastic": {"master": True}}, "elastic.master: unknown key", "master"),
+    ({"image": {"digest": "sha256:12"}}, "image.digest: String should match pattern", "digest"),
+    ({"image": {"tag": "latest"}}, "image.tag latest is no version", "tag"),
+    ({"gitops": True}, "gitops needs image.digest", "digest"),
+    ({"wandb": {"apiKey": "x"}}, "wandb.apiKey: unknown key", "apiKey"),
+    ({"extra": {"env": [{"name": "WANDB_API_KEY", "value": "x"}]}}, "WANDB_API_KEY has a literal value", "extra/env/0"),
+    ({"storage": {"runs": {"kind": "none"}}}, "storage.runs.kind none: checkpoints need a place", "storage/runs/kind"),
+    (
+        {"storage": {"runs": {"kind": "existing"}}},
+        "kind existing and claimName go together",
+        "kind existing and claimName go together",
+    ),
+    ({"nodes": 2, "storage": {"runs": {"kind": "emptyDir"}}}, "emptyDir with 2 nodes", "emptyDir with 2 nodes"),
+    ({"trainer": TINY | {"modle": {}}}, "modle: unknown key; did you mean model?", "modle"),
+    (
+        {"trainer": TINY | {"pretrain": {"steps": 0}}},
+        "pretrain.steps: Input should be greater than 0",
+        "trainer/pretrain/steps",
+    ),
+    ({"trainer": TINY | {"preset": "huge"}}, "preset 'huge' is not one of", "trainer/preset"),
+    ({"trainer": TINY | {"run_dir": "/x"}}, "trainer.run_dir follows from `storage`", "run_dir"),
+    ({"trainer": TINY | {"seed": 1 << 60}}, "", "trainer/seed"),
+    ({"maxRestarts": True}, "", "maxRestarts"),
+    ({"resources": 3}, "resources: Input should be a valid dictionary", "resources"),
+]
+
+
+@pytest.mark.parametrize(("values", "words", "where"), BAD_VALUES, ids=[str(values)[:60] for values, _, _ in BAD_VALUES])
+def test_helm_and_launcher_refuse_the_same_values(values: dict[str, Any], words: str, where: str, tmp_path: Path) -> None:
+    values = {"name": "demo", "trainer": TINY} | values
+    with pytest.raises(RenderError) as refused:
+        HelmPackage().render(CHART, values, NAMESPACE)
+    assert where in str(refused.value)
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump(values))
+    with pytest.raises(RunFileError) as refused_here:
+        load_run(file)
+    assert words in str(refused_here.value)
+    assert "\n" not in str(refused_here.value)
+    assert str(file) in str(refused_here.value)
+
+
+def launcher(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    environment = {**os.environ, "KUBECONFIG": "/nonexistent", **variables}
+    command = [sys.executable, "-m", "k8s", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=60, check=False)
+
+
+def test_render_prints_manifests_and_nothing_else() -> None:
+    ended = launcher("render", "-f", str(FILES["job-elastic"]), "-n", NAMESPACE)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == (GOLDEN / "job-elastic.yaml").read_text(encoding="utf-8")
+
+
+def test_render_out_writes_one_file_per_identity_once(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    values: dict[str, Any] = {"name": "demo", "trainer": TINY}
+    out = tmp_path / "runs"
+
+    def render(**changes: Any) -> list[str]:
+        file.write_text("# a comment\n" + yaml.safe_dump(values | changes))
+        ended = launcher("render", "-f", str(file), "--out", str(out))
+        assert ended.returncode == 0, ended.stderr
+        return sorted(path.name for path in out.iterdir())
+
+    first = render()
+    assert len(first) == 1
+    text = (out / first[0]).read_text()
+    assert render(nodes=2, scheduling={"priorityClassName": "high"}) == first
+    assert (out / first[0]).read_text() == text
+    assert len(render(trainer=TINY | {"seed": 2})) == 2
+    assert len(render(trainer=TINY | {"seed": 2})) == 2
+    verified = launcher("verify", "--path", str(out / first[0]))
+    assert (verified.returncode, verified.stdout) == (0, f"{first[0].removesuffix('.yaml')}: is what its name says\n")
+
+
+def test_a_rule_refuses_with_its_words(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(yaml.safe_dump({"name": "demo", "trainer": TINY, "shm": {"size": "64Gi"}}))
+    ended = launcher("render", "-f", str(file))
+    assert ended.returncode == 65
+    assert ended.stdout == ""
+    assert ended.stderr.startswith("launcher: P007 Job/demo-")
+    assert "lower shm.size (docs/rules.md#p007)" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["render"], 2, "the following arguments are required: --file/-f"),
+        (["rendr"], 2, "invalid choice: 'rendr'"),
+        (["render", "-f", "nowhere.yaml"], 65, "nowhere.yaml: no such run file"),
+        (["list"], 1, "no cluster: "),
+        (["verify"], 2, "verify needs a run, or --path FILE"),
+        (["render", "-f", str(FILES["laptop"]), "--set", "nodes"], 65, "--set nodes: expected section.key=value"),
+    ],
+)
+def test_a_wrong_command_line_gets_one_line(arguments: list[str], code: int, words: str) -> None:
+    ended = launcher(*arguments)
+    assert ended.returncode == code
+    assert words in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+    assert ended.stdout == ""
+
+
+def test_without_any_helm_the_line_says_what_to_install(tmp_path: Path) -> None:
+    ended = launcher("render", "-f", str(FILES["laptop"]), PATH=str(tmp_path), PRETRAIN_RUN_HELM="binary")
+    assert ended.returncode == 65
+    assert "no `helm` on PATH" in ended.stderr
+
+
+def test_the_launcher_never_imports_torch() -> None:
+    program = (
+        "import sys; from k8s.cli import main\n"
+        f"try: main(['render', '-f', {str(FILES['laptop'])!r}])\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules and 'kubernetes' not in sys.modules, 'heavy'"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_local_starts_the_same_run_under_torchrun(tmp_path: Path) -> None:
+    """The command is replaced by one that prints how it was called."""
+    from k8s.local import local_command
+
+    run = load_run(FILES["job-elastic"], ["trainer.pretrain.steps=300", "processesPerNode=2", "elastic.max=2"])
+    command, variables = local_command(run, "demo-1", FILES["job-elastic"], ["trainer.pretrain.steps=300"], None)
+    assert command[1:7] == ["-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node", "2"]
+    assert command[command.index("trainer") :][:2] == ["trainer", "run"]
+    assert command[-2:] == ["--set", "pretrain.steps=300"]
+    assert variables == {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
