@@ -7,7 +7,7 @@ SHELL := /bin/bash
 # uv makes the environment from uv.lock; where it is absent it is installed beside the project.
 UV ?= $(shell command -v uv || echo .tools/bin/uv)
 UV_VERSION := 0.13.9
-EXTRAS := --extra train --extra wandb --extra launch --extra helm
+EXTRAS := --extra train --extra wandb --extra prometheus --extra launch --extra helm
 
 # Who reaches PyTorch's own CPU index can give it here and saves about 3 GB: make demo TORCH_INDEX=https://...
 TORCH_INDEX ?=
@@ -41,6 +41,7 @@ test-engines: $(READY) ## the tests that train by every engine and resume each o
 	$(PYTEST) -m engines
 
 test-operators: $(READY) ## the tests on a real API server with the real operators, built by Go into a cache at the first call
+	$(PYTHON) -m k8s.kind.toolbox etcd kube-apiserver kube-controller-manager training-operator mpi-operator helm
 	$(PYTEST) -m operators
 
 test-gpu: $(READY) ## the tests that need a CUDA GPU

@@ -16,12 +16,14 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from k8s.rules import ALL_RULES
 from k8s.values import LARGEST_EXACT, SECRET_NAME, Part, RunFile
 from trainer.config import Config
 from trainer.config_loading import preset_names
 from trainer.config_section import NOT_IDENTITY, Section
 
 CHART = Path("helm/pretrain-run")
+RULES_PAGE = Path("docs/rules.md")
 _TABLE_MARKS = ("<!-- values: begin -->", "<!-- values: end -->")
 
 
@@ -32,6 +34,7 @@ def generated_files(chart: Path = CHART) -> dict[Path, str]:
         chart / "values.yaml": values_yaml(),
         chart / "values.schema.json": json.dumps(values_schema(), indent=1, ensure_ascii=False) + "\n",
         chart / "files" / "trainer.json": json.dumps(trainer_facts(), indent=1, ensure_ascii=False) + "\n",
+        RULES_PAGE: rules_page(),
         readme: _with_table(readme.read_text(encoding="utf-8"), values_table()),
     }
 
@@ -85,6 +88,20 @@ def _with_table(text: str, table: str) -> str:
     before, _, rest = text.partition(begin)
     _, _, after = rest.partition(end)
     return f"{before}{begin}\n{table}\n{end}{after}"
+
+
+def rules_page() -> str:
+    """Markdown: every rule over manifests."""
+    head = (
+        "# Rules over manifests\n\n`launcher render` and `submit` refuse manifests that break a rule, and tell risks. "
+        "Generated from k8s/rules by `make chart`.\n"
+    )
+    parts = [
+        f"## {rule.code}\n\n{rule.level.capitalize()}, {', '.join(rule.kinds) or 'any kind'}. {rule.why}"
+        f" **Way out:** {rule.fix}.\n"
+        for rule in ALL_RULES
+    ]
+    return "\n".join([head, *parts])
 
 
 def values_schema() -> dict[str, Any]:

@@ -213,6 +213,8 @@ class TrackingSection(Section):
     """Time a matrix product at the start (about 0.3 s), so that MFU is a share of what this machine can do."""
     profile: bool = False
     """Write a trace of training's steps 6 to 8 on the first process to RUN/trace.json, for ui.perfetto.dev."""
+    prometheus_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Serve metrics for Prometheus on this port of the first process; unset: none."""
     wandb: WandbSection = WandbSection()
     """Weights & Biases."""
 

@@ -96,7 +96,7 @@ RUN_RULES = (
     Rule("R002", "error", _RUNS, _bad_name, "lower-case letters, digits and dashes, a letter first",
          "Services of the run carry its name, and a Service's name is a DNS label (RFC 1035)."),
     Rule("R003", "error", (), _random_name, "give a name: NAME-HASH",
-         "A run is known by its hash; Argo CD makes a new object at every sync (kubernetes.md of GitOps tools)."),
+         "A run is known by its hash; Argo CD would make a new object at every sync."),
     Rule("R004", "error", _RUNS, _wrong_hash, "render it again instead of editing it",
          "The name says what was trained. An edited identity is another run under a borrowed name."),
     Rule("R005", "risk", _RUNS, _suspended, "remove it and use `launcher stop` and `resume`",

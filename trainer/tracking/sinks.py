@@ -21,6 +21,10 @@ def make_tracker(config: Config, folder: RunFolder, world: World, stage: StageNa
     if not world.is_first:
         return Tracker(run)
     sinks: list[Sink] = [JsonLines(folder.events), Terminal(sys.stderr)]
+    if config.tracking.prometheus_port is not None:
+        from trainer.tracking.prometheus_sink import Prometheus
+
+        sinks.append(Prometheus(config.tracking.prometheus_port, config.name))
     if config.tracking.wandb.enabled and stage in _WANDB_STAGES:
         from trainer.tracking.wandb_sink import Wandb  # imports wandb, about 1 s
 

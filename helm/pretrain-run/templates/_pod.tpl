@@ -159,10 +159,6 @@ capabilities:
   value: {{ . | quote }}
 {{- end }}
 {{- if .Values.wandb.enabled }}
-- name: WANDB_RUN_ID
-  value: {{ include "pretrain-run.fullname" . }}
-- name: WANDB_RESUME
-  value: allow
 {{- if .Values.wandb.existingSecret }}
 - name: WANDB_API_KEY
   valueFrom: {secretKeyRef: {name: {{ .Values.wandb.existingSecret | quote }}, key: {{ .Values.wandb.secretKey | quote }}}}
