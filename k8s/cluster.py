@@ -46,9 +46,16 @@ class Resource:
     namespaced: bool
 
     def path(self, namespace: str, name: str = "", subresource: str = "") -> str:
-        """Of one object, or of all."""
+        """Of one object, or of all; without a namespace, of all namespaces."""
         root = "/api" if "/" not in self.api_version else "/apis"
-        parts = [root, self.api_version, f"namespaces/{namespace}" if self.namespaced else "", self.plural, name, subresource]
+        parts = [
+            root,
+            self.api_version,
+            f"namespaces/{namespace}" if self.namespaced and namespace else "",
+            self.plural,
+            name,
+            subresource,
+        ]
         return "/".join(part for part in parts if part)
 
 

@@ -98,7 +98,7 @@ def _operators(visit: Visit) -> Iterator[Finding]:
     }
     if not wanted:
         return
-    path = visit.cluster.resource("Deployment", "apps/v1").path("").replace("/namespaces/", "/")
+    path = visit.cluster.resource("Deployment", "apps/v1").path("")
     deployments = visit.cluster.request("GET", path, "deployments")["items"]
     for kind, (operator, least) in wanted.items():
         found = [each for each in deployments if operator in _image_of(each) or operator in each["metadata"]["name"]]
@@ -221,7 +221,7 @@ def _nodes(visit: Visit) -> Iterator[Finding]:
         if not fitting:
             lacking = [
                 name
-                for name in asked
+                for name in sorted(asked)
                 if not any(_fits({name: asked[name]}, at(n, "status", "allocatable", default={})) for n in nodes)
             ]
             what = f"no node has so much {', '.join(lacking)}" if lacking else "no node has all of what a pod asks for"

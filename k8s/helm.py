@@ -7,6 +7,7 @@ where there is one (docs/cluster.md, "Why two Helms").
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -92,7 +93,8 @@ class HelmPackage:
 def _one_line(text: str) -> str:
     """Helm's words without its frame of where it stood."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    told = [line for line in lines if "error calling fail: " in line]
-    if told:
-        return told[-1].split("error calling fail: ", 1)[1]
+    for line in lines:
+        rule = re.search(r"execution error at \([^)]*\): (.*)", line) or re.search(r"error calling fail: (.*)", line)
+        if rule is not None:
+            return rule[1]
     return "Helm: " + "; ".join(line.removeprefix("Error: ") for line in lines[:6])

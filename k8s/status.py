@@ -12,6 +12,7 @@ FINAL: tuple[Phase, ...] = ("Succeeded", "Failed")
 
 _STEP = re.compile(r"step (\d+)  loss ([\d.]+)  ([\d,]+) tok/s")
 """A line of the trainer's terminal (trainer.tracking.terminal)."""
+_FAILURES = ("Failed", "FailureTarget")
 _NUM_STEPS = re.compile(r"step \d+ of (\d+)")
 _STUCK = {
     "ErrImagePull",
@@ -76,7 +77,7 @@ def phase_of(run: Manifest, pods: Sequence[Manifest]) -> Phase:
     conditions = {each["type"] for each in _conditions(run) if each.get("status") == "True"}
     if conditions & {"Succeeded", "Complete", "SuccessCriteriaMet"}:
         return "Succeeded"
-    if conditions & {"Failed", "FailureTarget"}:
+    if conditions.intersection(_FAILURES):
         return "Failed"
     if is_suspended(run):
         return "Queued" if _queue(run) else "Suspended"
@@ -134,7 +135,7 @@ def _reasons(run: Manifest, phase: Phase, pods: Sequence[Manifest], events: Sequ
         yield from (
             f"{each.get('reason', 'Failed')}: {each.get('message', '')}"
             for each in _conditions(run)
-            if each["type"] == "Failed"
+            if each["type"] in _FAILURES
         )
     if phase == "Succeeded":
         return
