@@ -22,7 +22,7 @@ BENCH_PROCESSES ?= 2
 BENCH_FLAGS ?=
 PYTEST := $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile
 
-.PHONY: help demo test test-tools test-engines test-operators test-gpu check bench corpus chart golden clean lock format
+.PHONY: help demo test test-tools test-engines test-operators test-gpu check bench corpus chart golden schemas clean lock format
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -66,6 +66,9 @@ chart: $(READY) ## renew the chart's generated files: values, schema, tables
 
 golden: $(READY) ## renew what the chart's scenarios are expected to render; review the difference
 	$(PYTHON) -m tests.chart.renew_golden
+
+schemas: $(READY) ## renew the schemas that renders are validated with, from the API server and operators of test-operators
+	RENEW_SCHEMAS=1 $(PYTHON) -m pytest -q -m operators tests/operators/test_schemas.py
 
 format: $(READY) ## rewrite the code in the project's style
 	.venv/bin/ruff check --fix-only --quiet .

@@ -131,7 +131,7 @@ def _operator_findings(deployment: Manifest, operator: str, least: tuple[int, ..
             "D014",
             "risk",
             where,
-            f"{operator} {version[0][1:]} is older than {wanted}",
+            f"{operator} {'.'.join(version.groups())} is older than {wanted}",
             "upgrade it: known faults are mended there",
         )
     container = at(deployment, "spec", "template", "spec", "containers", default=[{}])[0]
