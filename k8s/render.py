@@ -13,7 +13,9 @@ from k8s.run import Run
 
 Manifest = dict[str, Any]
 
-CHART = Path(__file__).parent.parent / "helm" / "pretrain-run"
+_PACKAGED = Path(__file__).parent / "chart"
+CHART = _PACKAGED if _PACKAGED.exists() else Path(__file__).parent.parent / "helm" / "pretrain-run"
+"""The chart: a wheel carries it inside of this package."""
 
 RUN_KINDS = ("Job", "PyTorchJob", "MPIJob")
 
