@@ -1,7 +1,7 @@
 """Kubernetes' own schemas, and those of the operators' definitions, of the kinds that the chart makes.
 
-They come from a real API server with the real definitions (`make schemas`), without descriptions, closed: a field that the server
-does not know is an error, as it is under strict validation.
+They come from a real API server with the real definitions (`make schemas`), without descriptions, closed: a field that the
+server does not know is an error, as it is under strict validation.
 """
 
 import json
@@ -22,8 +22,8 @@ GROUPS = (
     "apis/kubeflow.org/v2beta1",
 )
 KINDS = (
-    "ConfigMap", "Job", "MPIJob", "NetworkPolicy", "PersistentVolumeClaim", "Pod", "PodDisruptionBudget", "PyTorchJob", "Service",
-    "ServiceAccount",
+    "ConfigMap", "Job", "MPIJob", "NetworkPolicy", "PersistentVolumeClaim", "Pod", "PodDisruptionBudget", "PyTorchJob",
+    "Service", "ServiceAccount",
 )  # fmt: skip
 
 _PREFIX = "#/components/schemas/"
