@@ -123,6 +123,13 @@ capabilities:
   value: {{ int .Values.processesPerNode | quote }}
 - name: PRETRAIN_RUN_RENDEZVOUS
   value: {{ include "pretrain-run.rendezvous" . }}
+{{- if eq .Values.backend "mpijob" }}
+{{- /* the port and key of sshd; the first is what Open MPI 4 reads, the second Open MPI 5 */}}
+{{- range $name := list "OMPI_MCA_plm_rsh_agent" "PRTE_MCA_plm_ssh_agent" }}
+- name: {{ $name }}
+  value: ssh -F /etc/pretrain-run/ssh_config
+{{- end }}
+{{- end }}
 - name: PRETRAIN_RUN_STATE
   value: /runs/{{ include "pretrain-run.fullname" . }}
 - name: PRETRAIN_RUN_MAX_RESTARTS
