@@ -51,9 +51,8 @@ def normalised(template: Manifest) -> Manifest:
     spec.pop("subdomain", None)
     container = spec["containers"][0]
     del container["ports"]
-    container["env"] = [
-        each for each in container["env"] if each["name"] not in ("PRETRAIN_RUN_BACKEND", "PRETRAIN_RUN_RENDEZVOUS")
-    ]
+    own = ("PRETRAIN_RUN_BACKEND", "PRETRAIN_RUN_RENDEZVOUS", "OMPI_MCA_plm_rsh_agent", "PRTE_MCA_plm_ssh_agent")
+    container["env"] = [each for each in container["env"] if each["name"] not in own]
     return template
 
 
