@@ -205,6 +205,16 @@ def test_helm_install_makes_what_the_launcher_makes(control_plane: ControlPlane,
             assert item["metadata"]["name"] not in found
 
 
+def test_the_pod_of_helm_test_is_admitted(control_plane: ControlPlane, namespace: str) -> None:
+    documents = yaml.safe_load_all(HelmPackage().render(CHART, load_run(FILES["laptop"]).given, namespace))
+    (pod,) = [item for item in documents if item and item["kind"] == "Pod"]
+    assert pod["metadata"]["annotations"]["helm.sh/hook"] == "test"
+    live = control_plane.api().create(pod, namespace, dry_run=True)
+    assert missing(pod, live) == []
+    command = live["spec"]["containers"][0]["command"]
+    assert command[command.index("-m", 3) + 1] == "trainer.training.allreduce"
+
+
 def missing(wanted: Any, live: Any, path: str = "") -> list[str]:
     """What stands in a manifest and not in the live object."""
     if isinstance(wanted, dict) and isinstance(live, dict):
