@@ -58,12 +58,16 @@ def _rendered(
 
 
 def _render(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
-    _, objects = _rendered(options, environment)
+    run, objects = _rendered(options, environment)
     if options.out is None:
         print(dump(objects), end="")
         return 0
     from k8s.identity import write_run
 
+    if not run.values.gitops:
+        print(
+            "risk: gitops is false: the file carries no digest, and nothing keeps a tool from pruning the run", file=sys.stderr
+        )
     path, new = write_run(objects, options.out)
     print(path)
     print(f"{path}: {'new: a commit of it starts this run' if new else 'there already; nothing to start'}", file=sys.stderr)
@@ -236,12 +240,12 @@ def _verify(options: argparse.Namespace, _environment: Mapping[str, str]) -> int
 
 
 def _retire(options: argparse.Namespace, _environment: Mapping[str, str]) -> int:
-    from k8s.identity import read_run, retirable
+    from k8s.identity import retirable, run_files
     from k8s.status import is_finished
 
     runs = _runs(options)
     live = {run["metadata"]["name"]: run for run in runs.all()}
-    files = [file for file in sorted(options.dir.glob("*.yaml")) if file.stem == run_object(read_run(file))["metadata"]["name"]]
+    files = run_files(options.dir)
     files.sort(key=lambda file: live[file.stem]["metadata"]["creationTimestamp"] if file.stem in live else "")
     for file in retirable(files, {name: is_finished(run) for name, run in live.items()}, options.keep):
         if not options.dry_run:

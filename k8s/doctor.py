@@ -114,6 +114,24 @@ def _operators(visit: Visit) -> Iterator[Finding]:
             yield from _operator_findings(each, operator, least, visit)
 
 
+def _mpi_rights(visit: Visit) -> Iterator[Finding]:
+    """mpi-operator 0.8 resumes a suspended launcher by a change of its Job's status, which its own manifests do not grant."""
+    if "MPIJob" not in visit.kinds or not visit.cluster.serves("MPIJob", API_VERSIONS["MPIJob"]):
+        return
+    try:
+        role = visit.cluster.get("ClusterRole", "mpi-operator", "rbac.authorization.k8s.io/v1")
+    except NotThereError:
+        return  # it runs under another role, which nobody can guess
+    for rule in role.get("rules") or []:
+        resources = rule.get("resources", [])
+        if {"jobs/status", "*"} & set(resources) and {"update", "*"} & set(rule.get("verbs", [])):
+            return
+    yield _found(
+        "D016", "risk", "ClusterRole/mpi-operator", "it may not update jobs/status: a stopped MPIJob cannot be resumed",
+        "add the verb update on batch jobs/status to the role",
+    )  # fmt: skip
+
+
 def _operator_findings(deployment: Manifest, operator: str, least: tuple[int, ...], visit: Visit) -> Iterator[Finding]:
     where = f"Deployment/{deployment['metadata']['namespace']}/{deployment['metadata']['name']}"
     if not at(deployment, "status", "readyReplicas"):
@@ -332,5 +350,5 @@ def _cgroups(visit: Visit) -> Iterator[Finding]:
 
 
 _CHECKS: tuple[Check, ...] = (
-    _served_kinds, _operators, _rights, _namespace, _quota, _nodes, _storage, _queues, _priority, _dns, _cgroups,
+    _served_kinds, _mpi_rights, _operators, _rights, _namespace, _quota, _nodes, _storage, _queues, _priority, _dns, _cgroups,
 )  # fmt: skip

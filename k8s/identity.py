@@ -3,18 +3,22 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from k8s.errors import RunFileError
+from k8s.errors import RenderError, RunFileError
 from k8s.render import Manifest, dump, run_object
 from k8s.rules.finding import pod_templates, trainer_container
 from trainer.config_loading import config_of
 from trainer.config_section import canonical_json
 from trainer.errors import ConfigError, StorageError
 from trainer.files import write_file
+
+_CHART_SETS = ("name", "run_dir", "data_dir", "tracking.prometheus_port")
+"""What the chart itself sets on the trainer's command line: where, never what."""
 
 
 def write_run(objects: Sequence[Manifest], folder: Path) -> tuple[Path, bool]:
@@ -25,6 +29,8 @@ def write_run(objects: Sequence[Manifest], folder: Path) -> tuple[Path, bool]:
     """
     path = folder / f"{run_object(objects)['metadata']['name']}.yaml"
     if path.exists():
+        if path not in run_files(folder):
+            raise RunFileError(f"{path}: is there, but does not hold this run; restore or remove it")
         return path, False
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -32,6 +38,18 @@ def write_run(objects: Sequence[Manifest], folder: Path) -> tuple[Path, bool]:
     except (OSError, StorageError) as error:
         raise RunFileError(f"{path}: cannot be written: {error}") from None
     return path, True
+
+
+def run_files(folder: Path) -> list[Path]:
+    """Files of a folder that hold the run of their name; others are passed over."""
+    found = []
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            if run_object(read_run(path))["metadata"]["name"] == path.stem:
+                found.append(path)
+        except (RunFileError, RenderError):
+            continue  # a kustomization.yaml, say
+    return found
 
 
 def read_run(path: Path) -> list[Manifest]:
@@ -55,9 +73,14 @@ def verify(run: Manifest, config_map: Manifest) -> list[str]:
     digest = hashlib.sha256(told.encode()).hexdigest()
     if digest != annotations.get("pretrain-run/hash") or not name.endswith(f"-{digest[:10]}"):
         troubles.append(f"{name}: its identity hashes to {digest[:10]}")
-    identity = json.loads(told)
+    try:
+        identity = json.loads(told)
+        identity["image"], identity["stage"], identity["trainer"]
+    except (ValueError, KeyError, TypeError):
+        return [*troubles, f"{name}: its identity is not one that this chart writes"]
     for role, template in pod_templates(run):
         container = trainer_container(template)
+        troubles += [f"{name}: {role} {line}" for line in _beside_identity(template, container, config_map["metadata"]["name"])]
         if container.get("image") != identity["image"]:
             troubles.append(f"{name}: {role} runs image {container.get('image')}, and the identity says {identity['image']}")
         arguments = container.get("args", [identity["stage"]])
@@ -76,6 +99,17 @@ def retirable(files: Sequence[Path], finished: Mapping[str, bool], keep: int) ->
     """Of files, oldest first, those of runs that have ended, but for the newest `keep`; what is not there has not ended."""
     ended = [file for file in files if finished.get(file.stem, False)]
     return ended[: max(0, len(ended) - keep)]
+
+
+def _beside_identity(template: Manifest, container: Manifest, config_map: str) -> list[str]:
+    """What would make a pod train something else than its config map says."""
+    mounted = [each["configMap"]["name"] for each in template["spec"].get("volumes", []) if each["name"] == "config"]
+    troubles = [] if mounted == [config_map] else [f"reads config map {', '.join(mounted)}, and the run names {config_map}"]
+    if container.get("command", [])[:3] not in (["python", "-m", "trainer.elastic"], ["/usr/sbin/sshd", "-De", "-f"]):
+        troubles.append(f"starts {' '.join(container.get('command', []))}")
+    arguments = container.get("args", [])
+    overrides = [after for before, after in pairwise(arguments) if before == "--set"]
+    return troubles + [f"overrides {each}" for each in overrides if each.partition("=")[0] not in _CHART_SETS]
 
 
 def _differences(told: Any, actual: Any, path: str = "trainer") -> list[str]:

@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from trainer.config import Config
-from trainer.config_text import Document, explain, parse_text
+from trainer.config_text import Document, explain, load_yaml, parse_text
 from trainer.errors import ConfigError
 
 
@@ -103,7 +103,7 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     if not equals or not name:
         raise ConfigError(f"--set {text}: expected section.key=value")
     try:
-        return name.split("."), yaml.safe_load(value)
+        return name.split("."), load_yaml(value)
     except yaml.YAMLError:
         raise ConfigError(f"--set {text}: the value is not YAML") from None
 

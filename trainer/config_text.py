@@ -5,6 +5,7 @@ The trainer's config and the launcher's run file are read by it, so both speak a
 
 import difflib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, get_args
@@ -35,6 +36,20 @@ class Document:
         return f"{self.origin}:{self.lines[path]}"
 
 
+class _Loader(yaml.SafeLoader):
+    """Also takes `1e-3` for the number that it is in YAML 1.2 and in every other tool; YAML 1.1 wants a dot and a sign."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+0123456789.")
+)
+
+
+def load_yaml(text: str) -> Any:
+    """Plain values of a YAML text. Raises yaml.YAMLError."""
+    return yaml.load(text, Loader=_Loader)
+
+
 def parse_text(text: str, origin: str) -> Document:
     """A mapping from YAML, or from JSON where the origin's name ends so. Raises ConfigError naming the line."""
     try:
@@ -43,7 +58,7 @@ def parse_text(text: str, origin: str) -> Document:
         if node is not None:
             _note_lines(node, (), lines, origin)
         # YAML 1.1 takes JSON's 1e-7 for a string
-        values = json.loads(text) if origin.endswith(".json") else yaml.safe_load(text)
+        values = json.loads(text) if origin.endswith(".json") else load_yaml(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f"{origin}:{error.lineno}: not JSON: {error.msg}") from None
     except yaml.YAMLError as error:

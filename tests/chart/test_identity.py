@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -52,8 +53,27 @@ def test_verify_names_an_edited_image_config_and_identity() -> None:
     assert any("image other:1" in line for line in troubles)
     assert any("trainer.pretrain.steps is 900" in line for line in troubles)
     run["metadata"]["annotations"]["pretrain-run/identity"] = "{}"
-    with pytest.raises(KeyError):
-        verify(run, config_map)
+    assert any("its identity is not one that this chart writes" in line for line in verify(run, config_map))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            lambda pod: pod["containers"][0]["args"].extend(["--set", "pretrain.optimizer.lr=0.5"]),
+            "overrides pretrain.optimizer.lr=0.5",
+        ),
+        (lambda pod: pod["volumes"][0]["configMap"].update(name="other"), "reads config map other"),
+        (lambda pod: pod["containers"][0].update(command=["python", "-m", "evil"]), "starts python -m evil"),
+        (lambda pod: pod["containers"][0]["args"].__setitem__(0, "pretrain"), "runs stage pretrain"),
+    ],
+)
+def test_verify_finds_what_would_train_something_else(change: Callable[[dict[str, Any]], None], words: str) -> None:
+    objects = rendered("job-elastic")
+    run = run_object(objects)
+    config_map = next(item for item in objects if item["kind"] == "ConfigMap")
+    change(run["spec"]["template"]["spec"])
+    assert any(words in line for line in verify(run, config_map))
 
 
 def shuffled(value: Any, source: random.Random) -> Any:

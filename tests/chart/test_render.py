@@ -15,7 +15,7 @@ from helm_python import lint
 from k8s.chart_files import generated_files
 from k8s.errors import RenderError, RunFileError
 from k8s.helm import HelmPackage
-from k8s.render import CHART, Manifest, dump, run_object
+from k8s.render import CHART, Manifest, dump, render, run_object
 from k8s.rules.finding import pod_templates
 from k8s.run import load_run
 from tests.chart.scenarios import FILES, NAMESPACE, render_values, rendered, scenario
@@ -163,21 +163,41 @@ def test_render_out_writes_one_file_per_identity_once(tmp_path: Path) -> None:
     values: dict[str, Any] = {"name": "demo", "trainer": TINY}
     out = tmp_path / "runs"
 
-    def render(**changes: Any) -> list[str]:
+    def written(**changes: Any) -> list[str]:
         file.write_text("# a comment\n" + yaml.safe_dump(values | changes))
         ended = launcher("render", "-f", str(file), "--out", str(out))
         assert ended.returncode == 0, ended.stderr
         return sorted(path.name for path in out.iterdir())
 
-    first = render()
+    first = written()
     assert len(first) == 1
     text = (out / first[0]).read_text()
-    assert render(nodes=2, scheduling={"priorityClassName": "high"}) == first
+    assert written(nodes=2, scheduling={"priorityClassName": "high"}) == first
     assert (out / first[0]).read_text() == text
-    assert len(render(trainer=TINY | {"seed": 2})) == 2
-    assert len(render(trainer=TINY | {"seed": 2})) == 2
+    assert len(written(trainer=TINY | {"seed": 2})) == 2
+    assert len(written(trainer=TINY | {"seed": 2})) == 2
     verified = launcher("verify", "--path", str(out / first[0]))
     assert (verified.returncode, verified.stdout) == (0, f"{first[0].removesuffix('.yaml')}: is what its name says\n")
+
+
+def test_a_damaged_file_of_a_run_is_not_taken_for_the_run(tmp_path: Path) -> None:
+    first = launcher("render", "-f", str(FILES["laptop"]), "--out", str(tmp_path))
+    file = Path(first.stdout.strip())
+    assert "risk: gitops is false" in first.stderr
+    file.write_text("")
+    again = launcher("render", "-f", str(FILES["laptop"]), "--out", str(tmp_path))
+    assert again.returncode == 65
+    assert f"{file}: is there, but does not hold this run; restore or remove it" in again.stderr
+
+
+def test_numbers_with_an_exponent_mean_the_same_to_helm_and_trainer(tmp_path: Path) -> None:
+    trainer = "{preset: tiny, pretrain: {optimizer: {lr: 1e-3}}, corpus: {sources: [{name: a, path: /data/a}]}}"
+    file = tmp_path / "run.yaml"
+    file.write_text(f"name: demo\ntrainer: {trainer}\n")
+    run = load_run(file)
+    assert run.config.pretrain.optimizer.lr == 1e-3
+    annotations = run_object(render(run, NAMESPACE, HelmPackage()))["metadata"]["annotations"]
+    assert json.loads(annotations["pretrain-run/identity"])["trainer"]["pretrain"]["optimizer"]["lr"] == 1e-3
 
 
 def test_a_rule_refuses_with_its_words(tmp_path: Path) -> None:

@@ -153,6 +153,19 @@ def test_operators_are_judged_by_their_deployments(control_plane: ControlPlane, 
     assert "--enable-scheme=pytorchjob" in findings["D015"].fix
 
 
+def test_mpi_operators_own_role_cannot_resume(control_plane: ControlPlane, cluster: Cluster) -> None:
+    """As the operator's release ships it; a cluster whose role was mended is told nothing."""
+    assert "a stopped MPIJob cannot be resumed" in found(cluster, "mpijob")["D016"].message
+    role = control_plane.api().get("rbac.authorization.k8s.io/v1", "ClusterRole", "mpi-operator")
+    more = {"apiGroups": ["batch"], "resources": ["jobs/status"], "verbs": ["update", "patch"]}
+    change = {"rules": [*role["rules"], more]}
+    control_plane.api().patch("rbac.authorization.k8s.io/v1", "ClusterRole", "mpi-operator", None, change)
+    try:
+        assert "D016" not in found(cluster, "mpijob")
+    finally:
+        control_plane.api().patch("rbac.authorization.k8s.io/v1", "ClusterRole", "mpi-operator", None, {"rules": role["rules"]})
+
+
 def test_a_missing_namespace_and_missing_rights_are_told(control_plane: ControlPlane, cluster: Cluster) -> None:
     nowhere = Cluster.connect("nowhere", kubeconfig=control_plane.kubeconfig())
     assert found(nowhere)["D030"].fix == "kubectl create namespace nowhere"

@@ -196,7 +196,7 @@ def test_helm_install_makes_what_the_launcher_makes(control_plane: ControlPlane,
     command = [helm, "uninstall", "pretrain-run", "-n", namespace]
     removed = subprocess.run(command, capture_output=True, text=True, env=environment_, timeout=100, check=False)
     assert removed.returncode == 0, removed.stderr
-    left = {"PersistentVolumeClaim"} | ({"ConfigMap", run_object(objects)["kind"]} if scenario == "gitops" else set())
+    left = {item["kind"] for item in objects} if scenario == "gitops" else {"PersistentVolumeClaim"}
     for item in objects:
         found = names(control_plane.api().list(item["apiVersion"], item["kind"], namespace))
         if item["kind"] in left:
@@ -404,6 +404,26 @@ def test_runs_are_found_by_name_hash_and_base_name(control_plane: ControlPlane, 
         runs.find("demo")
     with pytest.raises(NotThereError, match=f"no run 'nothing' in namespace .*{name}"):
         runs.find("nothing")
+
+
+def test_retire_removes_files_of_ended_runs_beyond_the_newest(control_plane: ControlPlane, runs: Runs, tmp_path: Path) -> None:
+    namespace, folder = runs.cluster.namespace, tmp_path / "runs"
+    names_ = []
+    for seed in (1, 2, 3):
+        arguments = ["-f", str(FILES["laptop"]), "--set", f"trainer.seed={seed}", "-n", namespace]
+        assert launcher(control_plane, "render", *arguments, "--out", str(folder)).returncode == 0
+        ended = launcher(control_plane, "submit", *arguments, "--detach")
+        assert ended.returncode == 0, ended.stderr
+        names_.append(ended.stdout.strip())
+    (folder / "kustomization.yaml").write_text("resources: []")
+    for name in names_[:2]:
+        (pod,) = wait_for_workers(control_plane, runs.find(name), 1)
+        control_plane.set_pod_phase(namespace, pod["metadata"]["name"], "Succeeded", exit_code=0)
+        wait_until(lambda name=name: runs.status(runs.find(name)).phase == "Succeeded", "the end", 30)
+    ended = launcher(control_plane, "retire", "--dir", str(folder), "--keep", "1", "-n", namespace)
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == f"{folder / names_[0]}.yaml\n"
+    assert {path.stem for path in folder.iterdir()} == {*names_[1:], "kustomization"}
 
 
 def test_a_user_without_rights_gets_one_line(control_plane: ControlPlane, namespace: str) -> None:

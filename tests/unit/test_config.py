@@ -67,7 +67,7 @@ def error_of(text: str, tmp_path: Path, *overrides: str) -> str:
         ("a: [1", "c.yaml:1: not YAML: expected ',' or ']'"),
         ("- 1", "c.yaml: holds a list; a config is a mapping of sections"),
         ("trainer: 5", "c.yaml:1: trainer must be a mapping of sections"),
-        ("preset: huge", "preset 'huge' is not one of gpt-125m, gpt-1b, gpt-350m, minimind-26m, minimind-64m, tiny"),
+        ("preset: huge", "c.yaml:1: preset 'huge' is not one of gpt-125m, gpt-1b, gpt-350m, minimind-26m, minimind-64m, tiny"),
         ("tokens: {row_tokens: 65536}", "tokens.row_tokens 65536 is above model.max_positions 32768"),
     ],
 )

@@ -48,6 +48,14 @@ helm.sh/resource-policy: keep
 {{- end }}
 {{- end -}}
 
+{{/* For what a run needs until its end: a release that goes on to another run leaves it there. */}}
+{{- define "pretrain-run.kept" -}}
+{{- if or .Values.gitops .Values.keepOnUninstall }}
+annotations:
+  helm.sh/resource-policy: keep
+{{- end }}
+{{- end -}}
+
 {{- define "pretrain-run.image" -}}
 {{ .Values.image.repository }}{{ if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end -}}
