@@ -34,7 +34,7 @@ demo: $(READY) ## raw text to a trained model in about ten minutes on two cores,
 test: $(READY) ## the tests that need nothing but this environment, under ten minutes on two cores
 	$(PYTEST) -m "not tools and not engines and not operators and not gpu"
 
-test-tools: $(READY) ## the tests that need headless Chromium or a C++ compiler: apt-get install chromium g++
+test-tools: $(READY) ## the tests that need Debian packages: apt-get install chromium g++ openmpi-bin
 	$(PYTEST) -m tools
 
 test-engines: $(READY) ## the tests that train by every engine and resume each one's checkpoint under each other

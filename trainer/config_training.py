@@ -32,13 +32,14 @@ class OptimizerSection(Section):
 class ScheduleSection(Section):
     """The learning rate over the run, as a factor of its peak."""
 
-    kind: Literal["cosine", "wsd", "constant"] = "cosine"
-    """cosine: half a cosine after the warm-up; wsd: warm-up, stable, then a decay by 1 - sqrt (arXiv 2405.18392)."""
+    kind: Literal["cosine", "wsd", "constant"] = "wsd"
+    """cosine: half a cosine after the warm-up; wsd: warm-up, stable, then a decay by 1 - sqrt (arXiv 2405.18392), which ended
+    lower with each of three seeds (docs/lab.md)."""
     warmup_steps: NonNegativeInt = 100
     """Linear rise from zero to the peak, in steps."""
-    decay_fraction: Fraction = 0.2
+    decay_fraction: Fraction = 0.4
     """wsd: share of all steps in which the rate falls."""
-    final_ratio: Fraction = 0.1
+    final_ratio: Fraction = 0.05
     """The last step's rate as a factor of the peak."""
     weight_decay: Literal["constant", "linear"] = "constant"
     """constant: `optimizer.weight_decay` in every step; linear: it falls to zero over the run."""

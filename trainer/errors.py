@@ -13,6 +13,9 @@
     |-- DivergedError           65    the loss stopped being a number and stayed so
     |-- PeerLostError             1    another process of the run died or fell silent
     |-- BudgetError             75    the restart budget or a deadline is spent
+    |-- NotReadyError          128    the other machines of the run cannot be found
+    |-- HungError              134    training told nothing for too long and was ended
+    |-- KilledError            137    a signal asked us to stop, and there was no time to save
     `-- Preempted              143    a signal asked us to stop; the state is saved
 
 Anything else is a bug in this project: it ends with a traceback and exit code 1.
@@ -74,6 +77,27 @@ class BudgetError(TrainerError):
     """The restart budget or a deadline is spent."""
 
     exit_code: ClassVar[int] = 75
+
+
+class NotReadyError(TrainerError):
+    """The other machines of the run cannot be found, or not enough of them; a later start may find them."""
+
+    exit_code: ClassVar[int] = 128
+    retry_helps: ClassVar[bool] = True
+
+
+class HungError(TrainerError):
+    """Training told nothing for too long and was ended; another start goes on from the last checkpoint."""
+
+    exit_code: ClassVar[int] = 134
+    retry_helps: ClassVar[bool] = True
+
+
+class KilledError(TrainerError):
+    """A signal asked the run to stop and there was no time to save: steps since the last checkpoint are done again."""
+
+    exit_code: ClassVar[int] = 137
+    retry_helps: ClassVar[bool] = True
 
 
 class PeerLostError(TrainerError):

@@ -15,6 +15,7 @@ from typing import Any
 from trainer.checkpoint.format import steps_in
 from trainer.config import Config, StageName
 from trainer.corpus.preparing import prepare
+from trainer.elastic.finish import mark_finished, wait_until_finished
 from trainer.elastic.local import LocalRun
 from trainer.errors import BudgetError
 from trainer.events import Generated, OrderChecked, StageFinished, StageStarted
@@ -62,7 +63,8 @@ def run_stages(session: Session) -> None:
     for stage in session.config.stages:
         session.stop.raise_if_requested()
         launch = session.config.launch
-        if stage == "pretrain" and launch.processes > 1 and session.world.size == 1 and not session.folder.done.exists():
+        starts_processes = stage == "pretrain" and launch.processes > 1 and "WORLD_SIZE" not in session.environment
+        if starts_processes and not session.folder.done.exists():
             with session.folder.working("trainer run"):
                 pass  # refused here and not by each of the processes in turn
             with closing(make_tracker(session.config, session.folder, session.world, None)) as tracker:
@@ -70,6 +72,10 @@ def run_stages(session: Session) -> None:
                 LocalRun(launch, arguments, session.folder.events, tracker).run(session.environment)
         else:
             run_stage(session, stage)
+    if session.world.is_first:
+        mark_finished(session.config, session.folder)
+    else:  # an agent whose processes have all ended may end the job, and with it the first process
+        wait_until_finished(session.config, session.folder)
 
 
 def run_stage(session: Session, stage: StageName) -> None:

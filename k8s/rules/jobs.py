@@ -7,6 +7,9 @@ from k8s.rules.finding import Manifest, Rule, at
 PERMANENT = {2, 65, 75}
 """Exit codes after which starting again cannot help."""
 
+RETRIED = {128, 134, 137, 143}
+"""Exit codes that the run's own budget counts, or that are no failure at all."""
+
 
 def _not_indexed(item: Manifest, _objects: Sequence[Manifest]) -> Iterator[str]:
     if at(item, "spec", "completionMode") != "Indexed":
@@ -56,8 +59,8 @@ def _preemption_counts(item: Manifest, _objects: Sequence[Manifest]) -> Iterator
     ignored = [rule for rule in rules if rule.get("action") == "Ignore"]
     conditions = [condition.get("type") for rule in ignored for condition in rule.get("onPodConditions", [])]
     codes = [code for rule in ignored for code in at(rule, "onExitCodes", "values", default=[])]
-    if "DisruptionTarget" not in conditions or 143 not in codes:
-        yield "preempted pods (DisruptionTarget, exit code 143) count as failures"
+    if "DisruptionTarget" not in conditions or RETRIED - set(codes):
+        yield "pods that are preempted (DisruptionTarget) or end with 128, 134, 137 or 143 count as failures"
 
 
 def _all_must_succeed(item: Manifest, _objects: Sequence[Manifest]) -> Iterator[str]:
@@ -83,7 +86,7 @@ JOB_RULES = (
     Rule("J005", "error", ("Job",), _retried_for_ever, "let podFailurePolicy fail the Job on 2, 65 and 75",
          "A wrong config would be started again until the back-off limit is spent."),
     Rule("J006", "risk", ("Job",), _preemption_counts, "let podFailurePolicy ignore them",
-         "Spot nodes would spend the back-off limit."),
+         "Spot nodes would spend the back-off limit; the run keeps a budget of its own on its volume."),
     Rule("J007", "risk", ("Job",), _all_must_succeed, "add a successPolicy with succeededIndexes \"0\"",
          "Pod 0 ends with 0 only when the whole run is done."),
     Rule("J008", "risk", ("Job",), _replaced_early, "set podReplacementPolicy: Failed",

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 
-from k8s.rules.finding import Manifest, Rule, at, replica_specs
+from k8s.rules.finding import Manifest, Rule, at, replica_specs, trainer_container
 
 _KIND = ("PyTorchJob",)
 
@@ -77,20 +77,24 @@ def _clean_pods(item: Manifest, _objects: Sequence[Manifest]) -> Iterator[str]:
 def _restart_policy(item: Manifest, _objects: Sequence[Manifest]) -> Iterator[str]:
     for role, spec in replica_specs(item).items():
         policy = spec.get("restartPolicy", "OnFailure")
-        if policy == "ExitCode":
-            yield f"{role}: ExitCode ignores backoffLimit and starts a failing pod again without end"
-        elif policy != "OnFailure":
-            yield f"{role}: restartPolicy {policy} " + (
-                "loses a lost node for good" if policy == "Never" else "restarts what is done"
-            )
+        if policy == "ExitCode" and "trainer.elastic" not in trainer_container(spec.get("template", {})).get("command", []):
+            yield f"{role}: ExitCode without trainer.elastic: torchrun ends with 1 after a lost node, which then ends the job"
+        elif policy == "Never":
+            yield f"{role}: restartPolicy Never loses a lost node for good"
+        elif policy == "Always":
+            yield f"{role}: restartPolicy Always restarts what is done"
 
 
-def _no_back_off(item: Manifest, _objects: Sequence[Manifest]) -> Iterator[str]:
+def _started_again(item: Manifest, _objects: Sequence[Manifest]) -> Iterator[str]:
     limit = at(item, "spec", "runPolicy", "backoffLimit")
+    if all(spec.get("restartPolicy", "OnFailure") != "OnFailure" for spec in replica_specs(item).values()):
+        return
     if limit is None:
-        yield "no backoffLimit: a run with a wrong config is started again for ever"
+        yield "OnFailure and no backoffLimit: a run with a wrong config is started again for ever"
     elif limit == 0:
-        yield "backoffLimit 0: the first lost pod fails the job"
+        yield "OnFailure and backoffLimit 0: the first lost pod fails the job"
+    else:
+        yield f"OnFailure: a run with a wrong config is started {limit} times again, with pauses of up to five minutes"
 
 
 def _deadline(item: Manifest, _objects: Sequence[Manifest]) -> Iterator[str]:
@@ -153,10 +157,10 @@ PYTORCHJOB_RULES = (
          "Training keeps CPUs and GPUs busy whatever the number of workers (trainer#1645, #1891)."),
     Rule("T011", "error", _KIND, _clean_pods, "set cleanPodPolicy: Running",
          "One worker's success ends an elastic job; stragglers would keep their nodes."),
-    Rule("T012", "error", _KIND, _restart_policy, "set restartPolicy: OnFailure",
-         "trainer#2045: ExitCode deletes and remakes pods without end."),
-    Rule("T013", "error", _KIND, _no_back_off, "set runPolicy.backoffLimit above maxRestarts",
-         "It counts restarts of containers, and is what ends a run that can only fail."),
+    Rule("T012", "error", _KIND, _restart_policy, "set restartPolicy: ExitCode and start trainer.elastic",
+         "Its codes say whether starting again can help; the run's own budget ends what would go on for ever (trainer#2045)."),
+    Rule("T013", "error", _KIND, _started_again, "set restartPolicy: ExitCode",
+         "The kubelet restarts a container whatever its exit code, with growing pauses, and its GPUs idle."),
     Rule("T014", "risk", _KIND, _deadline, "use deadlineSeconds, which the trainer keeps",
          "The operator's queue for it does nothing (trainer#3358)."),
     Rule("T015", "error", _KIND, _container, "name the training container pytorch",

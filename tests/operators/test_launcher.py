@@ -329,6 +329,32 @@ def test_a_permanent_failure_ends_a_job_and_resume_makes_a_new_attempt(control_p
     assert variables["PRETRAIN_RUN_ATTEMPT"] == "1"
 
 
+@pytest.mark.parametrize(("exit_code", "ends"), [(65, True), (75, True), (143, False), (134, False), (137, False)])
+def test_a_pytorchjobs_end_follows_the_entrypoints_code(
+    control_plane: ControlPlane, runs: Runs, exit_code: int, ends: bool
+) -> None:
+    run = submitted(runs, "pytorchjob-elastic")
+    namespace = runs.cluster.namespace
+    first, second = wait_for_workers(control_plane, run, 2)
+    for pod in (first, second):
+        control_plane.set_pod_phase(namespace, pod["metadata"]["name"], "Running")
+    wait_until(lambda: runs.status(runs.refreshed(run)).phase == "Running", "phase Running", 30)
+    control_plane.set_pod_phase(namespace, second["metadata"]["name"], "Failed", exit_code=exit_code, message="its reason")
+    if ends:
+        wait_until(lambda: runs.status(runs.refreshed(run)).phase == "Failed", "phase Failed", 30)
+        assert "its reason" in str(runs.status(runs.refreshed(run)).reasons)  # the pod stays, with its last words
+        wait_for_pods(control_plane, namespace, [second["metadata"]["name"]])
+        return
+
+    def made_anew() -> bool:
+        pods = {pod["metadata"]["name"]: pod for pod in wait_for_any(control_plane, run)}
+        again = pods.get(second["metadata"]["name"])
+        return again is not None and again["metadata"]["uid"] != second["metadata"]["uid"]
+
+    wait_until(made_anew, "a new pod of that name", 30)
+    assert runs.status(runs.refreshed(run)).phase == "Running"
+
+
 def test_a_preempted_pod_is_made_again_and_does_not_count(control_plane: ControlPlane, runs: Runs) -> None:
     run = submitted(runs, "job-elastic")
     pods = wait_for_workers(control_plane, run, 2)

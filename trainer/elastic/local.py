@@ -1,6 +1,5 @@
 """Training processes on this machine under torchrun: started, watched, stopped, and their end turned into one outcome."""
 
-import ctypes
 import os
 import signal
 import subprocess
@@ -12,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import KillSpec, LaunchSection
-from trainer.errors import BudgetError, TrainerError
+from trainer.elastic.child import end_with_parent
+from trainer.elastic.outcome import error_of
+from trainer.errors import BudgetError
 from trainer.events import Failed, RankKilled, StepsDone, TrainingStarted, read_events
 from trainer.tracking.hub import Tracker
 
 POLL_S = 0.2
-_PR_SET_PDEATHSIG = 1
 STOP_DEADLINE_S = 60.0
 """Processes that were asked to stop get this long to save."""
 
@@ -65,7 +65,7 @@ class LocalRun:
         threads = self._launch.threads_per_process or max(1, cores // self._launch.processes)
         command = torchrun_command(self._launch, self._arguments)
         process = subprocess.Popen(
-            command, env=elastic_environment(environment, threads), start_new_session=True, preexec_fn=_end_with_parent
+            command, env=elastic_environment(environment, threads), start_new_session=True, preexec_fn=end_with_parent
         )
         try:
             while process.poll() is None:
@@ -111,7 +111,7 @@ class LocalRun:
 
     def _raise_failure(self, returncode: int) -> None:
         if self._failure is not None:
-            raise _error_of(self._failure)
+            raise error_of(self._failure)
         if returncode != 0:
             raise BudgetError(
                 f"training ended with code {returncode} after at most {self._launch.max_restarts} restarts; the processes' own "
@@ -127,16 +127,3 @@ def _not_yet_done(kills: Sequence[KillSpec], events: Path) -> list[KillSpec]:
             done = [kill for kill in left if kill.rank == record["rank"] and kill.at_step <= record["step"]]
             left = [kill for kill in left if kill not in done[:1]]
     return left
-
-
-def _end_with_parent() -> None:
-    """In the child: get SIGTERM, and so save and end, when this process is killed. Linux has it; elsewhere nothing is done."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def _error_of(failure: Mapping[str, Any]) -> TrainerError:
-    """The error that a training process told before it ended."""
-    kinds = {kind.__name__: kind for kind in TrainerError.__subclasses__()}
-    kind = kinds.get(failure["kind"], TrainerError)
-    return kind(failure["reason"])

@@ -10,12 +10,14 @@ Elsewhere it is FlexAttention, whose kernel skips blocks of the mask that are em
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+
+if TYPE_CHECKING:  # importing it takes torch's compiler with it, 3 s at each start of a process
+    from torch.nn.attention.flex_attention import BlockMask
 
 Kind = Literal["blocks", "sdpa", "flex"]
 """How attention is computed: blocks of matrix products, torch's fused attention, or FlexAttention."""
@@ -33,7 +35,7 @@ class DocumentMask:
     """blocks: per block of queries its start, its end and an additive mask of shape (B, 1, 1, block, end)."""
     dense: Tensor | None = None
     """sdpa: True where a query may look, of shape (B, 1, T, T)."""
-    flex: BlockMask | None = None
+    flex: "BlockMask | None" = None
     """flex: the mask of each block of the (T, T) scores."""
 
     @staticmethod
@@ -100,7 +102,9 @@ def kind_for(wanted: Literal["auto", "blocks", "sdpa", "flex"], device: torch.de
     return "flex" if device.type == "cuda" and compiled else "sdpa"
 
 
-def _block_mask(documents_BT: Tensor, batch: int, seq_len: int) -> BlockMask:
+def _block_mask(documents_BT: Tensor, batch: int, seq_len: int) -> "BlockMask":
+    from torch.nn.attention.flex_attention import create_block_mask
+
     def in_same_document(b: Tensor, h: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (documents_BT[b, query] == documents_BT[b, key]) & (query >= key)
 
@@ -110,5 +114,7 @@ def _block_mask(documents_BT: Tensor, batch: int, seq_len: int) -> BlockMask:
 @cache
 def _flex(device_type: str) -> Callable[..., Tensor]:
     """FlexAttention; on cuda compiled, without which it would make all T x T scores."""
+    from torch.nn.attention.flex_attention import flex_attention
+
     attention: Callable[..., Tensor] = flex_attention
     return torch.compile(attention, dynamic=False) if device_type == "cuda" else attention
