@@ -91,11 +91,11 @@ def layer_bytes_per_token(model: ModelSection, element_bytes: int) -> int:
     """What autograd keeps of one layer for one position, equal to a count of its saved tensors (tests/unit/test_planning.py).
 
     Per unit of hidden size: 16 bytes for the two norms (input and normalised, fp32), and in the products' precision the
-    inputs of q, k, v, gate and up (cast one by one), the rotated queries and the attention's output. Then keys and values;
+    input of q, k and v, that of gate and up, the rotated queries and the attention's output. Then keys and values;
     gate, its SiLU, up and their product; two numbers a norm and one a head in fp32.
     """
     kv_size = model.num_kv_heads * model.head_size
-    hidden = model.hidden_size * (16 + 7 * element_bytes)
+    hidden = model.hidden_size * (16 + 4 * element_bytes)
     return hidden + (2 * kv_size + 4 * model.ffn_size) * element_bytes + 4 * (model.num_heads + 2)
 
 
