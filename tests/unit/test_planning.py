@@ -169,7 +169,7 @@ def test_what_cannot_work_is_named_with_a_way_out() -> None:
     assert all(row.time is None and row.tokens_per_s is None for row in plan.engines)
     assert "micro_batch 16): raise pretrain.global_batch to 8192 or more" in notes(SMALL, cluster(512))
     assert "16 micro-batches on 6 GPUs: 4 GPUs compute 3, the others 2, and 11%" in notes(SMALL, cluster(6))
-    sharded = "fsdp, deepspeed ZeRO-1, deepspeed ZeRO-2, deepspeed ZeRO-3; pretrain.micro_batch 2 fits"
+    sharded = "fsdp, deepspeed ZeRO-1, deepspeed ZeRO-2; pretrain.micro_batch 2 fits"
     assert f"above the 21.6 GB that are usable: {sharded}" in notes(LARGE, cluster(8, gpu="4090"))
     tripled = replace(LARGE, model=LARGE.model.model_copy(update={"num_layers": 60}))
     assert "not even with activation_checkpointing and micro_batch 1; fsdp would" in notes(tripled, cluster(256, gpu="4090"))
