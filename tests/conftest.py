@@ -1,6 +1,8 @@
 """Shared fixtures: a small clean corpus with tokenizer and shards, and configs that train on it within a second."""
 
 import platform
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,16 @@ def pytest_report_header() -> list[str]:
 
     names = ("torch", "tokenizers", "tiktoken", "pydantic")
     return [f"trainer {__version__}, python {platform.python_version()}, " + ", ".join(f"{n} {version(n)}" for n in names)]
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_they_were() -> Iterator[None]:
+    """A command that a test calls within pytest leaves the stop signals ignored, and every process started later inherits that."""
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
