@@ -20,7 +20,7 @@ def pytest_report_header() -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _signals_as_they_were() -> Iterator[None]:
-    """A command that a test calls within pytest leaves the stop signals ignored, and every process started later inherits that."""
+    """A command called within pytest leaves the stop signals ignored, and every process started later inherits that."""
     numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in numbers}
     yield
