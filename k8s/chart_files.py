@@ -17,7 +17,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from k8s.rules import ALL_RULES
-from k8s.values import LARGEST_EXACT, SECRET_NAME, Part, RunFile
+from k8s.value_parts import LARGEST_EXACT, SECRET_NAME, Part
+from k8s.values import RunFile
 from trainer.config import Config
 from trainer.config_loading import preset_names
 from trainer.config_section import NOT_IDENTITY, Section
@@ -118,12 +119,19 @@ def values_schema() -> dict[str, Any]:
     schema["properties"]["global"] = {"type": "object", "description": "Set by Helm for subcharts; not used."}
     schema["properties"]["extra"] = {"$ref": "#/$defs/ExtraPart"}
     definitions["ExtraPart"]["properties"]["env"]["items"] = {
-        "type": "object",
+        **definitions["Named"],
         "if": {"properties": {"name": {"pattern": _any_case(SECRET_NAME)}}},
         "then": {"not": {"required": ["value"]}},
     }
     schema["allOf"] = _conditions()
+    # values.yaml fills in what is left out; a null would take it away again
+    for part in (schema, *(definition for name, definition in definitions.items() if name.endswith("Part"))):
+        part["required"] = [name for name, field in part["properties"].items() if name != "global" and not _may_be_null(field)]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_plain(schema), "$defs": _plain(definitions)}
+
+
+def _may_be_null(field: dict[str, Any]) -> bool:
+    return any(each.get("type") == "null" for each in field.get("anyOf", []))
 
 
 def _any_case(pattern: str) -> str:

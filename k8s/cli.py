@@ -176,6 +176,7 @@ def _resume(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
         return 0
     attempt = _attempt_of(live) + 1
     _, objects = _rendered(options, environment, [f"attempt={attempt}"])
+    runs.ask(objects, but_the_run=True)
     runs.remove(live, options.timeout)
     print(f"{live['metadata']['name']}: attempt {attempt}, from its last checkpoint", file=sys.stderr)
     return _start(runs, objects, options)
@@ -321,8 +322,14 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--keep", type=int, default=3, metavar="N", help="ended runs to keep (default: 3)")
     command.add_argument("--dry-run", action="store_true", help="only print them")
     command = add("local", "the same run under torchrun on this machine", _FileParser(required=True))
-    command.add_argument("--processes", type=int, metavar="N", help="instead of processesPerNode")
+    command.add_argument("--processes", type=_positive, metavar="N", help="instead of processesPerNode")
     return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
+    return int(text)
 
 
 def _shared_where() -> _Parser:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError, MaxRetryError, TimeoutError
@@ -82,6 +83,8 @@ class Cluster:
             config.load_kube_config(file, context=context, client_configuration=configuration)
             own = used["context"].get("namespace")
             name = used["name"]
+        except (yaml.YAMLError, TypeError, AttributeError, OSError) as error:
+            raise ClusterError(f"{file or 'the kubeconfig'}: is no kubeconfig: {str(error).splitlines()[0]}") from None
         except config.ConfigException as error:
             try:
                 config.load_incluster_config(client_configuration=configuration)

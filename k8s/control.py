@@ -12,6 +12,7 @@ from k8s.render import dump, run_object
 from k8s.status import FINAL, RunStatus, is_finished, is_suspended, nodes_of, range_of, status_of
 
 POLL_S = 2.0
+KUEUE_VERSIONS = ("kueue.x-k8s.io/v1beta2", "kueue.x-k8s.io/v1beta1")
 _LAST_LINES = 40
 
 
@@ -28,14 +29,23 @@ class Runs:
         if live is not None:
             yield f"{run['kind']}/{run['metadata']['name']} is there already: the same inputs are the same run; nothing to do"
             return
+        kept = self.ask(objects)
         for item in objects:
-            self.cluster.apply(item, dry_run=True)
-        for item in objects:
-            if item["kind"] == "PersistentVolumeClaim" and self._find_any(item) is not None:
+            if item in kept:
                 yield f"{item['kind']}/{item['metadata']['name']} is there already, with what the run has saved"
-                continue  # most of a claim cannot be changed
+                continue
             self.cluster.apply(item)
             yield f"{item['kind']}/{item['metadata']['name']} applied"
+
+    def ask(self, objects: Sequence[Manifest], *, but_the_run: bool = False) -> list[Manifest]:
+        """What the server thinks of all objects (dry run); returns claims that are there and stay. Raises ClusterError."""
+        kept = []
+        for item in objects:
+            if item["kind"] == "PersistentVolumeClaim" and self._find_any(item) is not None:
+                kept.append(item)  # most of a claim cannot be changed
+            elif not (but_the_run and item is run_object(objects)):
+                self.cluster.apply(item, dry_run=True)
+        return kept
 
     def all(self) -> list[Manifest]:
         """The runs' objects of every kind that the cluster serves."""
@@ -129,7 +139,7 @@ class Runs:
             raise UsageError(
                 f"{name}: it has ended, and an ended object cannot start again; `launcher resume -f FILE` makes it anew"
             )
-        if not is_suspended(run):
+        if not is_suspended(run) and status_of(run, (), ()).phase != "Queued":
             return f"{name}: it is not stopped; nothing to do"
         self._suspend(run, suspended=False)
         return f"{name}: goes on from its last checkpoint"
@@ -158,8 +168,23 @@ class Runs:
 
     def _suspend(self, run: Manifest, *, suspended: bool) -> None:
         kind = run["kind"]
+        if "kueue.x-k8s.io/queue-name" in run["metadata"].get("labels", {}):
+            self._deactivate(run, active=not suspended)
+            return
         spec = {"suspend": suspended} if kind == "Job" else {"runPolicy": {"suspend": suspended}}
         self.cluster.patch(kind, run["metadata"]["name"], API_VERSIONS[kind], {"spec": spec})
+
+    def _deactivate(self, run: Manifest, *, active: bool) -> None:
+        """Kueue starts what is suspended again: it must be told itself. Raises UsageError if it knows nothing of the run."""
+        name, uid = run["metadata"]["name"], run["metadata"]["uid"]
+        versions = [version for version in KUEUE_VERSIONS if self.cluster.serves("Workload", version)]
+        found = self.cluster.list("Workload", versions[0], f"kueue.x-k8s.io/job-uid={uid}") if versions else []
+        if not found:
+            raise UsageError(
+                f"{name}: it carries a Kueue queue, but Kueue has no workload of it; look with kubectl get workloads"
+            )
+        for workload in found:
+            self.cluster.patch("Workload", workload["metadata"]["name"], versions[0], {"spec": {"active": active}})
 
     def _find(self, kind: str, name: str) -> Manifest | None:
         return self._find_any({"kind": kind, "apiVersion": API_VERSIONS[kind], "metadata": {"name": name}})

@@ -140,7 +140,7 @@ def _operator_findings(deployment: Manifest, operator: str, least: tuple[int, ..
             "error",
             where,
             f"{operator} is not ready: runs are accepted and nothing happens",
-            f"kubectl describe {where}",
+            f"kubectl -n {deployment['metadata']['namespace']} describe deployment {deployment['metadata']['name']}",
         )
     version = re.search(r":v?(\d+)\.(\d+)\.(\d+)$", _image_of(deployment))
     if version and tuple(map(int, version.groups())) < least:
@@ -176,6 +176,10 @@ def _rights(visit: Visit) -> Iterator[Finding]:
             if not visit.cluster.allowed(verb, kind, version):
                 yield _found("D020", "error", kind, f"you may not {verb} it in namespace {visit.cluster.namespace}",
                              "ask for the Role in docs/security.md")  # fmt: skip
+    for kind, version in sorted({(item["kind"], item["apiVersion"]) for item in visit.objects}):
+        if visit.cluster.serves(kind, version) and not visit.cluster.allowed("create", kind, version):
+            yield _found("D020", "error", kind, f"you may not create it in namespace {visit.cluster.namespace}",
+                         "ask for the Role in docs/security.md")  # fmt: skip
     if not visit.cluster.allowed("get", "Pod", "v1", "log"):
         yield _found("D021", "risk", "Pod", "you may not read logs: status knows no step and `launcher logs` nothing",
                      "ask for get on pods/log")  # fmt: skip

@@ -58,9 +58,20 @@ def read_run(path: Path) -> list[Manifest]:
         documents = [each for each in yaml.safe_load_all(path.read_text(encoding="utf-8")) if each]
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RunFileError(f"{path}: cannot be read as manifests: {error}") from None
-    if not all(isinstance(each, dict) and "kind" in each and "metadata" in each for each in documents):
+    if not all(_is_object(each) for each in documents):
         raise RunFileError(f"{path}: holds something else than Kubernetes objects")
     return documents
+
+
+def _is_object(document: Any) -> bool:
+    if not isinstance(document, dict) or not isinstance(document.get("metadata"), dict):
+        return False
+    maps = [document["metadata"].get(key, {}) for key in ("labels", "annotations")]
+    return (
+        all(isinstance(each, dict) for each in maps)
+        and isinstance(document.get("kind"), str)
+        and "name" in document["metadata"]
+    )
 
 
 def verify(run: Manifest, config_map: Manifest) -> list[str]:
@@ -83,12 +94,12 @@ def verify(run: Manifest, config_map: Manifest) -> list[str]:
         troubles += [f"{name}: {role} {line}" for line in _beside_identity(template, container, config_map["metadata"]["name"])]
         if container.get("image") != identity["image"]:
             troubles.append(f"{name}: {role} runs image {container.get('image')}, and the identity says {identity['image']}")
-        arguments = container.get("args", [identity["stage"]])
+        arguments = container.get("args") or ([identity["stage"]] if "args" not in container else [""])
         if arguments[0] != identity["stage"]:
             troubles.append(f"{name}: {role} runs stage {arguments[0]}, and the identity says {identity['stage']}")
     try:
         config = config_of(json.loads(config_map["data"]["run.json"])["trainer"], config_map["metadata"]["name"])
-    except (ConfigError, KeyError, ValueError) as error:
+    except (ConfigError, KeyError, ValueError, TypeError, AttributeError) as error:
         return [*troubles, f"{config_map['metadata']['name']}: {error}"]
     actual = json.loads(canonical_json(config.identity()))
     troubles += [f"{name}: {line}" for line in _differences(identity["trainer"], actual)]
@@ -105,9 +116,9 @@ def _beside_identity(template: Manifest, container: Manifest, config_map: str) -
     """What would make a pod train something else than its config map says."""
     mounted = [each["configMap"]["name"] for each in template["spec"].get("volumes", []) if each["name"] == "config"]
     troubles = [] if mounted == [config_map] else [f"reads config map {', '.join(mounted)}, and the run names {config_map}"]
-    if container.get("command", [])[:3] not in (["python", "-m", "trainer.elastic"], ["/usr/sbin/sshd", "-De", "-f"]):
+    if (container.get("command") or [])[:3] not in (["python", "-m", "trainer.elastic"], ["/usr/sbin/sshd", "-De", "-f"]):
         troubles.append(f"starts {' '.join(container.get('command', []))}")
-    arguments = container.get("args", [])
+    arguments = container.get("args") or []
     overrides = [after for before, after in pairwise(arguments) if before == "--set"]
     return troubles + [f"overrides {each}" for each in overrides if each.partition("=")[0] not in _CHART_SETS]
 

@@ -36,7 +36,10 @@ _HOOK = "helm.sh/hook"
 def render(run: Run, namespace: str, helm: Helm, chart: Path = CHART) -> tuple[Manifest, ...]:
     """The run's objects in the order in which they are made; Helm's hooks (`helm test`) left out. Raises RenderError."""
     text = helm.render(chart, run.given, namespace)
-    documents = [document for document in yaml.safe_load_all(text) if document]
+    try:
+        documents = [document for document in yaml.safe_load_all(text) if document]
+    except yaml.YAMLError as error:
+        raise RenderError(f"the chart made no YAML of these values: {error}".replace("\n", " ")) from None
     objects = [document for document in documents if _HOOK not in document["metadata"].get("annotations", {})]
     return tuple(sorted(objects, key=_place))
 

@@ -9,9 +9,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from k8s.errors import RunFileError
-from k8s.values import LARGEST_EXACT, RunFile
+from k8s.value_parts import LARGEST_EXACT
+from k8s.values import RunFile
 from trainer.config import Config
-from trainer.config_loading import load_config, merged, override_document, parse_override, set_value
+from trainer.config_loading import config_of, load_config, merged, override_document, parse_override, set_value
 from trainer.config_text import Document, explain, parse_text
 from trainer.errors import ConfigError
 
@@ -59,12 +60,17 @@ def load_run(file: Path, overrides: Sequence[str] = ()) -> Run:
             raise RunFileError(
                 "; ".join(line if "--set" in line or str(file) in line else f"{file}: {line}" for line in lines)
             ) from None
-        of_trainer = [text.removeprefix("trainer.") for text in overrides if text.startswith("trainer.")]
-        config = load_config(file, of_trainer)
+        if not any(text.partition("=")[0] in ("trainer", "trainer.preset") for text in overrides):
+            # reads the file once more, for errors that name its lines
+            load_config(file, [text.removeprefix("trainer.") for text in overrides if text.startswith("trainer.")])
+        config = config_of(trainer, str(file))
     except ConfigError as error:
         raise RunFileError(str(error)) from None
     _check_together(values, config, document, file)
-    return Run(json.loads(json.dumps(given)), values, config)
+    try:
+        return Run(json.loads(json.dumps(given)), values, config)
+    except TypeError as error:
+        raise RunFileError(f"{file}: holds a value that is none of JSON's ({error}); quote dates") from None
 
 
 def _read(file: Path) -> Document:

@@ -13,7 +13,7 @@
     |-- DivergedError           65    the loss stopped being a number and stayed so
     |-- PeerLostError             1    another process of the run died or fell silent
     |-- BudgetError             75    the restart budget or a deadline is spent
-    |-- NotReadyError          128    the other machines of the run cannot be found
+    |-- NotReadyError          166    the other machines of the run cannot be found
     |-- HungError              134    training told nothing for too long and was ended
     |-- KilledError            137    a signal asked us to stop, and there was no time to save
     `-- Preempted              143    a signal asked us to stop; the state is saved
@@ -82,7 +82,8 @@ class BudgetError(TrainerError):
 class NotReadyError(TrainerError):
     """The other machines of the run cannot be found, or not enough of them; a later start may find them."""
 
-    exit_code: ClassVar[int] = 128
+    exit_code: ClassVar[int] = 166
+    """Not 128, which container runtimes say of a container that cannot start."""
     retry_helps: ClassVar[bool] = True
 
 

@@ -187,17 +187,18 @@ def storage_errors(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, owner: str) -> Iterator[None]:
+def locked(path: Path, owner: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
     """Hold an exclusive lock on a file while the block runs; the kernel frees it when the process dies.
 
-    Waits LOCK_WAIT_S for a process that is just ending. Raises RunFolderError if another process holds it.
+    Waits `wait_s` for a process that is just ending. Raises RunFolderError if another process holds it, StorageError where the
+    file system has no locks.
     """
     with storage_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
     with file:
-        deadline = time.monotonic() + LOCK_WAIT_S
-        while not _try_lock(file):
+        deadline = time.monotonic() + wait_s
+        while not _try_lock(file, path):
             if time.monotonic() > deadline:
                 file.seek(0)
                 holder = file.read().strip() or "another process"
@@ -209,11 +210,13 @@ def locked(path: Path, owner: str) -> Iterator[None]:
         yield
 
 
-def _try_lock(file: IO[str]) -> bool:
+def _try_lock(file: IO[str], path: Path) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise StorageError(f"{path}: this file system has no locks ({error.strerror}); mount it with flock") from None
     return True
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from trainer.config import Config
 from trainer.config_loading import dump_config, load_config
 from trainer.errors import ConfigError, RunFolderError
-from trainer.files import locked, write_file
+from trainer.files import LOCK_WAIT_S, locked, write_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +87,9 @@ class RunFolder:
             )
 
     @contextmanager
-    def working(self, owner: str) -> Iterator[None]:
+    def working(self, owner: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:
         """Keep other processes from training in this folder while the block runs. Raises RunFolderError."""
-        with locked(self.path / "lock", owner):
+        with locked(self.path / "lock", owner, wait_s):
             yield
 
 

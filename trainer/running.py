@@ -31,7 +31,7 @@ from trainer.tracking.report import write_report
 from trainer.tracking.sinks import make_tracker
 from trainer.world import World
 
-WAIT_DEADLINE_S = 6 * 3600.0
+WAIT_DEADLINE_S = 48 * 3600.0
 """The other processes wait this long for the first one to prepare data."""
 
 Summary = dict[str, Any]

@@ -16,6 +16,8 @@ class World:
     size: int = 1
     local_rank: int = 0
     restart: int = 0
+    may_restart: bool = False
+    """Under an agent that starts processes again."""
     shares_store: bool = False
     """Under a torchrun that may restart processes and shares its rendezvous store with them."""
 
@@ -29,7 +31,7 @@ class World:
         may_restart = environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
         shares_store = may_restart and environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         rank, size, local_rank, restart = map(int, values.values())
-        return World(rank, size, local_rank, restart, shares_store)
+        return World(rank, size, local_rank, restart, may_restart, shares_store)
 
     @property
     def is_first(self) -> bool:

@@ -6,6 +6,7 @@ The table of all rules is in docs/rules.md.
 
 from collections.abc import Iterator, Sequence
 
+from k8s.render import RUN_KINDS
 from k8s.rules.finding import Finding, Manifest, Rule
 from k8s.rules.jobs import JOB_RULES
 from k8s.rules.mpijobs import MPIJOB_RULES
@@ -26,7 +27,9 @@ def check(objects: Sequence[Manifest]) -> list[Finding]:
 def _findings(objects: Sequence[Manifest]) -> Iterator[Finding]:
     for rule in ALL_RULES:
         for item in objects:
-            if not rule.kinds or item["kind"] in rule.kinds:
+            # another Job among a run's objects is not the run
+            foreign = item["kind"] in RUN_KINDS and "pretrain-run/hash" not in item["metadata"].get("labels", {})
+            if not foreign and (not rule.kinds or item["kind"] in rule.kinds):
                 for message in rule.find(item, objects):
                     yield Finding(
                         rule.code, rule.level, f"{item['kind']}/{item['metadata'].get('name', '?')}", message, rule.fix

@@ -68,10 +68,25 @@ def trainer_container(template: Manifest) -> Manifest:
     return (named or containers or [{}])[0]
 
 
+def most_nodes(item: Manifest) -> int:
+    """Pods that may train at the same time: what the run was rendered for, or what it asks for now."""
+    counts: list[int] = [
+        at(item, "spec", "completions", default=1),
+        at(item, "spec", "elasticPolicy", "maxReplicas", default=1),
+    ]
+    counts += [spec.get("replicas", 1) for spec in replica_specs(item).values()]
+    for _, template in pod_templates(item):
+        for variable in trainer_container(template).get("env", []):
+            if variable.get("name") == "PRETRAIN_RUN_NODES":
+                counts.append(int(variable["value"].rpartition(":")[2]))
+    return max(counts)
+
+
 def size_bytes(quantity: str | int | float) -> float:
     """A Kubernetes quantity of memory in bytes."""
     text = str(quantity)
-    units = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "m": 1e-3}
+    units: dict[str, float] = {"Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60}
+    units |= {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18, "m": 1e-3}
     for unit, factor in units.items():
         if text.endswith(unit):
             return float(text.removesuffix(unit)) * factor

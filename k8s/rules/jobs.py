@@ -7,7 +7,7 @@ from k8s.rules.finding import Manifest, Rule, at
 PERMANENT = {2, 65, 75}
 """Exit codes after which starting again cannot help."""
 
-RETRIED = {128, 134, 137, 143}
+RETRIED = {134, 137, 143, 166}
 """Exit codes that the run's own budget counts, or that are no failure at all."""
 
 
@@ -60,7 +60,7 @@ def _preemption_counts(item: Manifest, _objects: Sequence[Manifest]) -> Iterator
     conditions = [condition.get("type") for rule in ignored for condition in rule.get("onPodConditions", [])]
     codes = [code for rule in ignored for code in at(rule, "onExitCodes", "values", default=[])]
     if "DisruptionTarget" not in conditions or RETRIED - set(codes):
-        yield "pods that are preempted (DisruptionTarget) or end with 128, 134, 137 or 143 count as failures"
+        yield "pods that are preempted (DisruptionTarget) or end with 134, 137, 143 or 166 count as failures"
 
 
 def _all_must_succeed(item: Manifest, _objects: Sequence[Manifest]) -> Iterator[str]:

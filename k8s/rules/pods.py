@@ -3,8 +3,8 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 
-from k8s.rules.finding import Manifest, Rule, at, pod_templates, size_bytes, trainer_container
-from k8s.values import SECRET_NAME
+from k8s.rules.finding import Manifest, Rule, at, most_nodes, pod_templates, size_bytes, trainer_container
+from k8s.value_parts import SECRET_NAME
 
 _RUNS = ("Job", "PyTorchJob", "MPIJob")
 _ALLOWED_VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
@@ -108,6 +108,15 @@ def _memory(template: Manifest) -> Iterator[str]:
         yield f"/dev/shm of {shm} counts against the memory limit of {limit} and leaves nothing"
 
 
+def _above_limit(template: Manifest) -> Iterator[str]:
+    for container in _containers(template):
+        resources = container.get("resources", {})
+        limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
+        for name in sorted(limits.keys() & requests.keys()):
+            if size_bytes(requests[name]) > size_bytes(limits[name]):
+                yield f"container {container.get('name')} asks for {requests[name]} {name} and may have {limits[name]}"
+
+
 def _no_limit(template: Manifest) -> Iterator[str]:
     if at(trainer_container(template), "resources", "limits", "memory") is None:
         yield "there is no memory limit"
@@ -147,8 +156,7 @@ def _probe(template: Manifest) -> Iterator[str]:
 
 
 def _files_apart(item: Manifest, _objects: Sequence[Manifest]) -> Iterator[str]:
-    pods = at(item, "spec", "completions") or at(item, "spec", "pytorchReplicaSpecs", "Worker", "replicas") or 1
-    most = max(pods, at(item, "spec", "elasticPolicy", "maxReplicas", default=1))
+    most = most_nodes(item)
     for role, template in pod_templates(item):
         runs = [volume for volume in at(template, "spec", "volumes", default=[]) if volume["name"] == "runs"]
         if most > 1 and any("emptyDir" in volume for volume in runs):
@@ -158,9 +166,7 @@ def _files_apart(item: Manifest, _objects: Sequence[Manifest]) -> Iterator[str]:
 def _one_node_only(item: Manifest, objects: Sequence[Manifest]) -> Iterator[str]:
     modes = at(item, "spec", "accessModes", default=[])
     for run in objects:
-        pods = at(run, "spec", "completions") or at(run, "spec", "pytorchReplicaSpecs", "Worker", "replicas")
-        pods = pods or at(run, "spec", "mpiReplicaSpecs", "Worker", "replicas") or 1
-        most = max(pods, at(run, "spec", "elasticPolicy", "maxReplicas", default=1))
+        most = most_nodes(run)
         if run["kind"] in _RUNS and most > 1 and "ReadWriteMany" not in modes and "ReadOnlyMany" not in modes:
             yield f"{', '.join(modes)} can be mounted on one node only, and the run has up to {most} pods"
 
@@ -180,6 +186,8 @@ POD_RULES = (
          "Data loaders and NCCL end with a bus error (pytorch#16979)."),
     Rule("P007", "error", _RUNS, _each(_memory), "raise resources.limits.memory or lower shm.size",
          "Files in memory count against the pod's limit."),
+    Rule("P016", "error", _RUNS, _each(_above_limit), "set both: Helm merges what is left out from the chart's defaults",
+         "The API server refuses such pods; of an operator's job they simply never appear."),
     Rule("P008", "risk", _RUNS, _each(_no_limit), "set resources.limits.memory",
          "One pod could take the node's memory and with it every other pod of the run."),
     Rule("P009", "risk", _RUNS, _each(_token), "set automountServiceAccountToken: false",

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from k8s.rules.finding import Manifest, Rule, at, pod_templates, replica_specs, trainer_container
-from k8s.values import MAX_NAME_CHARS
+from k8s.value_parts import MAX_NAME_CHARS
 
 _RUNS = ("Job", "PyTorchJob", "MPIJob")
 

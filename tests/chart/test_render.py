@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,10 @@ from k8s.chart_files import generated_files
 from k8s.errors import RenderError, RunFileError
 from k8s.helm import HelmPackage
 from k8s.render import CHART, Manifest, dump, render, run_object
+from k8s.rules import check
 from k8s.rules.finding import pod_templates
 from k8s.run import load_run
+from k8s.value_parts import SECRET_NAME
 from tests.chart.scenarios import FILES, NAMESPACE, render_values, rendered, scenario
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -45,7 +48,8 @@ def test_the_same_file_gives_the_same_bytes(name: str) -> None:
 def normalised(template: Manifest) -> Manifest:
     """A pod template without what a backend is allowed to have of its own."""
     template = copy.deepcopy(template)
-    del template["metadata"]["labels"]["pretrain-run/backend"]
+    for label in ("pretrain-run/backend", "pretrain-run/role"):
+        del template["metadata"]["labels"][label]
     spec = template["spec"]
     spec.pop("restartPolicy", None)
     spec.pop("subdomain", None)
@@ -65,8 +69,10 @@ def test_the_pod_is_the_same_under_every_backend_but_for_named_fields(tmp_path: 
     assert len(set(config_maps.values())) == 1
     launcher, worker = templates.pop("mpijob launcher"), templates.pop("mpijob worker")
     assert templates["job worker"] == templates["pytorchjob worker"]
-    for theirs, fields in ((launcher, ("resources",)), (worker, ("command", "args", "readinessProbe"))):
+    for theirs, fields in ((launcher, ("resources",)), (worker, ("command", "args", "readinessProbe", "lifecycle"))):
         ours = copy.deepcopy(templates["job worker"])
+        for each in (ours, theirs):
+            del next(volume for volume in each["spec"]["volumes"] if volume["name"] == "shm")["emptyDir"]["sizeLimit"]
         for field in fields:
             ours["spec"]["containers"][0].pop(field, None)
             theirs["spec"]["containers"][0].pop(field, None)
@@ -128,6 +134,21 @@ BAD_VALUES: list[tuple[dict[str, Any], str, str]] = [
     ({"trainer": TINY | {"seed": 1 << 60}}, "", "trainer/seed"),
     ({"maxRestarts": True}, "", "maxRestarts"),
     ({"resources": 3}, "resources: Input should be a valid dictionary", "resources"),
+    ({"resources": {"limits": {"memory": "lots"}}}, "resources.limits.memory", "resources/limits/memory"),
+    ({"nodes": None}, "nodes: Input should be a valid integer", "nodes"),
+    ({"maxRestarts": None}, "maxRestarts: Input should be a valid integer", "maxRestarts"),
+    ({"gracePeriodSeconds": None}, "gracePeriodSeconds", "gracePeriodSeconds"),
+    ({"image": {"repository": "it's"}}, "image.repository: String should match pattern", "repository"),
+    ({"extra": {"env": [{"value": "x"}]}}, "extra.env[0].name: Field required", "name"),
+    ({"extra": {"volumes": [{"emptyDir": {}}]}}, "extra.volumes[0].name: Field required", "name"),
+    ({"extra": {"objects": [{"kind": "Secret"}]}}, "extra.objects[0].apiVersion: Field required", "apiVersion"),
+    ({"storage": {"inputs": [{"name": "raw"}]}}, "storage.inputs[0].mountPath: Field required", "mountPath"),
+    ({"stage": "evaluate", "nodes": 2}, "stage evaluate is one process's work", "stage evaluate is one process's work"),
+    (
+        {"elastic": {"enabled": True}, "scheduling": {"kueue": {"topologyLevel": "rack"}}},
+        "scheduling.kueue.topologyLevel with elastic.enabled",
+        "scheduling.kueue.topologyLevel with elastic.enabled",
+    ),
 ]
 
 
@@ -144,6 +165,70 @@ def test_helm_and_launcher_refuse_the_same_values(values: dict[str, Any], words:
     assert words in str(refused_here.value)
     assert "\n" not in str(refused_here.value)
     assert str(file) in str(refused_here.value)
+
+
+def test_common_settings_are_no_secrets_and_keys_are() -> None:
+    for name, secret in {
+        "TOKENIZERS_PARALLELISM": False,
+        "KEYBOARD": False,
+        "WANDB_KEY": True,
+        "SSH_KEY": True,
+        "HF_TOKEN": True,
+    }.items():
+        assert bool(re.search(SECRET_NAME, name)) == secret, name
+
+
+def test_a_job_under_kueue_can_be_scaled_and_is_not_admitted_in_part() -> None:
+    annotations = run_object(rendered("job-kueue"))["metadata"]["annotations"]
+    assert annotations["kueue.x-k8s.io/elastic-job"] == "true"
+    assert "kueue.x-k8s.io/job-min-parallelism" not in annotations
+
+
+def test_an_mpi_launcher_takes_no_worker_s_node(tmp_path: Path) -> None:
+    values = {"name": "demo", "backend": "mpijob", "nodes": 2, "trainer": TINY, "scheduling": {"onePodPerNode": True}}
+    templates = dict(pod_templates(run_object(render_values(values, tmp_path))))
+    assert "affinity" not in templates["launcher"]["spec"]
+    (term,) = templates["worker"]["spec"]["affinity"]["podAntiAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    assert term["labelSelector"]["matchLabels"]["pretrain-run/role"] == "worker"
+
+
+def test_another_job_among_the_objects_is_not_judged_as_the_run(tmp_path: Path) -> None:
+    job = {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "after"},
+        "spec": {"template": {"spec": {"containers": []}}},
+    }
+    objects = render_values({"name": "demo", "trainer": TINY, "extra": {"objects": [job]}}, tmp_path)
+    assert check(objects) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["metadata:", "kind: Job\nmetadata: {name: x, annotations: }", "- 1", "kind: Job\nmetadata: {}"]
+)
+def test_verify_says_in_one_line_that_a_file_is_no_run(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+    ended = launcher("verify", "--path", str(file))
+    assert ended.returncode == 65
+    assert len(ended.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["{", "words", "[]"])
+def test_a_broken_kubeconfig_gets_one_line(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "kubeconfig"
+    file.write_text(text)
+    ended = launcher("list", "--kubeconfig", str(file))
+    assert ended.returncode == 1
+    assert len(ended.stderr.splitlines()) == 1
+    ended = launcher("list", "--kubeconfig", str(tmp_path))
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (1, 1)
+
+
+def test_set_reaches_the_config_that_is_checked(tmp_path: Path) -> None:
+    assert load_run(FILES["laptop"], ["trainer.preset=gpt-125m", "trainer.pretrain.steps=900"]).config.model.hidden_size == 768
+    with pytest.raises(RunFileError, match="needs a mapping"):
+        load_run(FILES["laptop"], ["trainer=3"])
 
 
 def launcher(*arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":

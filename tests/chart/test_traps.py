@@ -79,6 +79,7 @@ TRAPS: list[tuple[str, str, Change]] = [
     ("P005", "job-elastic", at(*CONTAINER, "image", to="registry.example.org:5000/pretrain-run")),
     ("P006", "job-elastic", at(*POD, "volumes", 2, "emptyDir", to={})),
     ("P007", "job-elastic", at(*POD, "volumes", 2, "emptyDir", "sizeLimit", to="6Gi")),
+    ("P016", "job-elastic", at(*CONTAINER, "resources", "requests", "memory", to="7Gi")),
     ("P008", "job-elastic", at(*CONTAINER, "resources", "limits", to=REMOVED)),
     ("P009", "job-elastic", at(*POD, "automountServiceAccountToken", to=True)),
     ("P010", "job-elastic", at("spec", "template", "metadata", "labels", "sidecar.istio.io/inject", to=REMOVED)),

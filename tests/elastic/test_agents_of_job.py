@@ -108,7 +108,7 @@ def test_a_wrong_variable_or_option_ends_with_2_and_a_volume_that_fails_with_a_c
             elastic.start(0, PRETRAIN_RUN_STATE=str(tmp_path / "file" / "state")),
             elastic.start(0, "--no-such-option"),
         ]
-        assert codes(pods) == [2, 128, 2], elastic.text()
+        assert codes(pods) == [2, 166, 2], elastic.text()
     assert "PRETRAIN_RUN_BACKEND=ray: must be one of" in pods[0].message
     assert str(tmp_path / "file") in pods[1].message
     assert "unrecognized arguments: --no-such-option" in pods[2].message
@@ -120,5 +120,5 @@ def test_a_name_that_is_never_known_is_waited_for_and_named(small_data: Path, tm
     variables = {"PRETRAIN_RUN_RENDEZVOUS": endpoint, "PRETRAIN_RUN_DNS_TIMEOUT_S": "2"}
     with job("job", config, nodes="2", settings=variables) as elastic:
         pod = elastic.start(1)
-        assert pod.wait(30) == 128
+        assert pod.wait(30) == 166
     assert "small-0.invalid: no such host after 2 s" in pod.message

@@ -275,6 +275,48 @@ def test_stop_takes_the_pods_away_and_resume_brings_them_back(control_plane: Con
     wait_for_workers(control_plane, run, 2)
 
 
+WORKLOAD = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "workloads.kueue.x-k8s.io", "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"}},
+    "spec": {
+        "group": "kueue.x-k8s.io",
+        "scope": "Namespaced",
+        "names": {"kind": "Workload", "plural": "workloads", "singular": "workload", "listKind": "WorkloadList"},
+        "versions": [
+            {
+                "name": "v1beta1",
+                "served": True,
+                "storage": True,
+                "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+            }
+        ],
+    },
+}
+"""A stand-in for Kueue's definition, which takes any fields."""
+
+
+def test_a_run_in_a_queue_is_stopped_through_its_workload(control_plane: ControlPlane, runs: Runs) -> None:
+    """Kueue would start again what is only suspended."""
+    run = submitted(runs, "job-kueue")
+    with pytest.raises(UsageError, match="Kueue has no workload of it"):
+        runs.stop(run)
+    control_plane.api().apply(WORKLOAD)
+    try:
+        fresh = lambda: Runs(Cluster.connect(runs.cluster.namespace, kubeconfig=control_plane.kubeconfig()))  # noqa: E731
+        wait_until(lambda: fresh().cluster.serves("Workload", "kueue.x-k8s.io/v1beta1"), "Workload to be served", 30)
+        labels = {"kueue.x-k8s.io/job-uid": run["metadata"]["uid"]}
+        workload = {"apiVersion": "kueue.x-k8s.io/v1beta1", "kind": "Workload", "metadata": {"name": "w", "labels": labels}}
+        fresh().cluster.apply(workload | {"spec": {"active": True}})
+        fresh().stop(run)
+        assert fresh().cluster.get("Workload", "w", "kueue.x-k8s.io/v1beta1")["spec"]["active"] is False
+        runs.cluster.patch("Job", run["metadata"]["name"], "batch/v1", {"spec": {"suspend": True}})  # as Kueue does then
+        fresh().resume(runs.refreshed(run))
+        assert fresh().cluster.get("Workload", "w", "kueue.x-k8s.io/v1beta1")["spec"]["active"] is True
+    finally:
+        control_plane.api().delete("apiextensions.k8s.io/v1", "CustomResourceDefinition", "workloads.kueue.x-k8s.io")
+
+
 def test_submitting_the_same_inputs_again_starts_nothing(control_plane: ControlPlane, runs: Runs) -> None:
     run = submitted(runs, "job-elastic")
     objects = render(load_run(FILES["job-elastic"], ["nodes=3"]), runs.cluster.namespace, HelmPackage())

@@ -27,7 +27,7 @@ def test_the_failure_beyond_the_last_restart_ends_the_run_for_all_pods_and_for_g
         each.note_failure(1, "a process was killed")
         each.note_failure(2, "again")
     with pytest.raises(
-        BudgetError, match=r"3 failures, and 2 restarts are allowed; the last one: and again; `launcher resume` goes on"
+        BudgetError, match=r"3 failures, and 2 restarts are allowed; the last one: and again; `launcher resume -f FILE` goes on"
     ):
         second.note_failure(3, "and again")
     with pytest.raises(BudgetError, match="3 failures"):

@@ -81,7 +81,7 @@ class Budget:
         """Raises BudgetError if restarts or time of the run are spent."""
         spent = self.folder / "SPENT"
         if spent.exists():
-            raise BudgetError(_with_way_out(spent.read_text(encoding="utf-8").strip(), self.folder))
+            raise BudgetError(_with_way_out(spent.read_text(encoding="utf-8").strip()))
 
     def check_deadline(self) -> None:
         """Raises BudgetError if the run is older than it may become; writes a file to read the file system's clock."""
@@ -96,7 +96,7 @@ class Budget:
     def spend(self, reason: str) -> None:
         """End the run for all pods, now and at each later start. Raises BudgetError."""
         write_file(self.folder / "SPENT", f"{reason}\n".encode())
-        raise BudgetError(_with_way_out(reason, self.folder))
+        raise BudgetError(_with_way_out(reason))
 
     @property
     def _life(self) -> Path:
@@ -107,8 +107,8 @@ class Budget:
         return self.folder / f"{self.member}{_FAILURES}"
 
 
-def _with_way_out(reason: str, folder: Path) -> str:
-    return f"{reason}; `launcher resume` goes on from the last checkpoint with a new budget, as does removing {folder}"
+def _with_way_out(reason: str) -> str:
+    return f"{reason}; `launcher resume -f FILE` goes on from the last checkpoint with a new budget"
 
 
 def _rounds_in(file: Path) -> list[int]:

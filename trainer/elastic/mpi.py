@@ -24,8 +24,9 @@ HOSTFILE = "OMPI_MCA_orte_default_hostfile"
 MASTER = "PRETRAIN_RUN_MASTER"
 """host:port of the first process, set by the launcher for the processes."""
 
-_HANDED_ON = ("PRETRAIN_RUN_", "NCCL_", "GLOO_", "WANDB_", "TORCH_", "HF_", "XDG_", "TRITON_", "OMP_", "CUDA_", "MKL_")
-_HANDED_ON_WHOLE = ("HOME", "LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "PYTHONUNBUFFERED", "TMPDIR", "TORCHINDUCTOR_CACHE_DIR")
+_KEPT = ("OMPI_", "PRTE_", "PMIX_", "KUBERNETES_", "POD_", "K_MPI_")
+_KEPT_WHOLE = ("NVIDIA_VISIBLE_DEVICES", "HOSTNAME", "PWD", "OLDPWD", "SHLVL", "_")
+"""What is the launcher's alone; all else is handed on, as processes started through sshd see nothing of the container's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class MpiLauncher:
         variables = Variables(environment)
         if not hosts:
             raise UsageError(f"{HOSTFILE}={environment.get(HOSTFILE, '')}: names no hosts; the MPI operator writes it")
-        handed_on = {name for name in environment if name.startswith(_HANDED_ON) or name in _HANDED_ON_WHOLE}
+        handed_on = {name for name in environment if not name.startswith(_KEPT) and name not in _KEPT_WHOLE}
         return MpiLauncher(
             hostfile=Path(variables.text(HOSTFILE)),
             hosts=tuple(hosts),

@@ -19,7 +19,7 @@ from trainer.config import Config
 from trainer.config_training import TrainingSection
 from trainer.errors import CheckpointError, ConfigError
 from trainer.events import TrainingStarted
-from trainer.files import record_of
+from trainer.files import LOCK_WAIT_S, record_of
 from trainer.model.gpt import GPT
 from trainer.run_folder import RunFolder
 from trainer.signals import StopRequest
@@ -40,6 +40,9 @@ from trainer.training.profiling import no_profiler, traced
 from trainer.training.sample_log import SampleLog, next_attempt
 from trainer.training.validation import Validator
 from trainer.world import World
+
+LEASE_S = 110.0
+"""Below `collective_timeout_s`, in which the other processes wait for the first one."""
 
 
 @dataclass(frozen=True)
@@ -203,7 +206,9 @@ def make_model(config: Config, device: torch.device) -> GPT:
 @contextmanager
 def _lock_of_first(folder: RunFolder, world: World) -> Iterator[None]:
     """Rank 0 holds the run folder's lock for all."""
-    with folder.working(f"a training process of {platform.node()}") if world.is_first else nullcontext():
+    # a lost node's lock stays on a file server until its lease ends, 90 s for NFS 4: where others can replace it, wait for that
+    wait_s = LEASE_S if world.may_restart else LOCK_WAIT_S
+    with folder.working(f"a training process of {platform.node()}", wait_s) if world.is_first else nullcontext():
         yield
 
 

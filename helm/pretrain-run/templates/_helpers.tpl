@@ -34,7 +34,7 @@ kueue.x-k8s.io/priority-class: {{ . | quote }}
 {{/* Annotations of the run's own object: the identity that its hash was made of, and what keeps it from being removed. */}}
 {{- define "pretrain-run.runAnnotations" -}}
 pretrain-run/hash: {{ include "pretrain-run.hash" . | quote }}
-pretrain-run/identity: {{ include "pretrain-run.identity" . | squote }}
+pretrain-run/identity: {{ include "pretrain-run.identity" . | replace "'" "''" | squote }}
 pretrain-run/config: {{ include "pretrain-run.configName" . }}
 {{- if and .Values.elastic.enabled (eq .Values.backend "job") .Values.scheduling.kueue.queueName }}
 kueue.x-k8s.io/elastic-job: "true"

@@ -8,6 +8,7 @@ named here and nowhere else: `restartPolicy` and `subdomain` of a Job, the backe
 metadata:
   labels:
     {{- include "pretrain-run.labels" $ | nindent 4 }}
+    pretrain-run/role: {{ .role }}
     sidecar.istio.io/inject: "false"
     {{- with $values.extra.podLabels }}
     {{- toYaml . | nindent 4 }}
@@ -47,7 +48,7 @@ spec:
     fsGroupChangePolicy: OnRootMismatch
     seccompProfile:
       type: RuntimeDefault
-  {{- include "pretrain-run.placement" $ | nindent 2 }}
+  {{- include "pretrain-run.placement" . | nindent 2 }}
   {{- with $values.extra.initContainers }}
   initContainers:
     {{- toYaml . | nindent 4 }}
@@ -87,7 +88,7 @@ spec:
     {{- toYaml . | nindent 4 }}
     {{- end }}
   volumes:
-    {{- include "pretrain-run.volumes" $ | nindent 4 }}
+    {{- include "pretrain-run.volumes" . | nindent 4 }}
 {{- end -}}
 
 {{- define "pretrain-run.containerSecurity" -}}
@@ -203,6 +204,11 @@ ports:
   - {name: metrics, containerPort: {{ int $values.monitor.port }}, protocol: TCP}
   {{- end }}
 {{- if eq .role "worker" }}
+# sshd ends at once and takes the processes with it: let those that the launcher has told to save do so first
+lifecycle:
+  preStop:
+    exec:
+      command: [sh, -c, "while grep -qs '[t]rainer' /proc/[0-9]*/cmdline; do sleep 0.5; done"]
 readinessProbe:
   tcpSocket: {port: ssh}
   periodSeconds: 2
@@ -210,6 +216,8 @@ readinessProbe:
 {{- end -}}
 
 {{- define "pretrain-run.placement" -}}
+{{- $role := .role -}}
+{{- with .root -}}
 {{- $scheduling := .Values.scheduling -}}
 {{- with $scheduling.priorityClassName }}
 priorityClassName: {{ . | quote }}
@@ -230,8 +238,9 @@ tolerations:
   {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- $affinity := deepCopy $scheduling.affinity -}}
-{{- if $scheduling.onePodPerNode -}}
-  {{- $selector := dict "matchLabels" (include "pretrain-run.selectorLabels" . | fromYaml) -}}
+{{- if and $scheduling.onePodPerNode (ne $role "launcher") -}}
+  {{- $labels := set (include "pretrain-run.selectorLabels" . | fromYaml) "pretrain-run/role" $role -}}
+  {{- $selector := dict "matchLabels" $labels -}}
   {{- $term := dict "labelSelector" $selector "topologyKey" "kubernetes.io/hostname" -}}
   {{- $_ := set $affinity "podAntiAffinity" (dict "requiredDuringSchedulingIgnoredDuringExecution" (list $term)) -}}
 {{- end -}}
@@ -242,6 +251,7 @@ affinity:
 {{- with $scheduling.topologySpreadConstraints }}
 topologySpreadConstraints:
   {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end }}
 {{- end -}}
 
@@ -262,6 +272,8 @@ topologySpreadConstraints:
 {{- end -}}
 
 {{- define "pretrain-run.volumes" -}}
+{{- $role := .role -}}
+{{- with .root -}}
 - name: config
   configMap: {name: {{ include "pretrain-run.configName" . }}}
 {{- range $name, $volume := dict "runs" .Values.storage.runs "data" .Values.storage.data }}
@@ -270,7 +282,7 @@ topologySpreadConstraints:
   {{- if eq $volume.kind "emptyDir" }}
   emptyDir: {sizeLimit: {{ $volume.size | quote }}}
   {{- else }}
-  persistentVolumeClaim: {claimName: {{ $volume.claimName | default (printf "%s-%s" (include "pretrain-run.fullname" $) $name) | quote }}}
+  persistentVolumeClaim: {claimName: {{ $volume.claimName | default (printf "%s-%s" (include "pretrain-run.fullname" $.root) $name) | quote }}}
   {{- end }}
 {{- end }}
 {{- end }}
@@ -278,10 +290,11 @@ topologySpreadConstraints:
 - {{ omit . "mountPath" | toYaml | nindent 2 | trim }}
 {{- end }}
 - name: shm
-  emptyDir: {medium: Memory, sizeLimit: {{ .Values.shm.size | quote }}}
+  emptyDir: {medium: Memory, sizeLimit: {{ eq $role "launcher" | ternary "64Mi" .Values.shm.size | quote }}}
 - name: scratch
   emptyDir: {sizeLimit: {{ .Values.storage.scratchSize | quote }}}
 {{- with .Values.extra.volumes }}
 {{ toYaml . }}
+{{- end }}
 {{- end }}
 {{- end -}}

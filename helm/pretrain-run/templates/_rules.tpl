@@ -11,6 +11,12 @@
 {{- if and (eq .Values.storage.runs.kind "emptyDir") (gt $most 1) -}}
   {{- fail (printf "storage.runs.kind emptyDir with %d nodes: pods would not see each other's files; choose claim or existing" $most) -}}
 {{- end -}}
+{{- if and $elastic.enabled .Values.scheduling.kueue.topologyLevel -}}
+  {{- fail "scheduling.kueue.topologyLevel with elastic.enabled: Kueue places a fixed number of pods only" -}}
+{{- end -}}
+{{- if and (not (has .Values.stage (list "run" "pretrain"))) (gt (mul $most (int .Values.processesPerNode)) 1) -}}
+  {{- fail (printf "stage %s is one process's work; set nodes: 1 and processesPerNode: 1" .Values.stage) -}}
+{{- end -}}
 {{- range $which, $volume := dict "runs" .Values.storage.runs "data" .Values.storage.data -}}
   {{- if ne (eq $volume.kind "existing") (not (empty $volume.claimName)) -}}
     {{- fail (printf "storage.%s: kind %s with claimName %s: kind existing and claimName go together" $which $volume.kind ($volume.claimName | default "None")) -}}
