@@ -77,6 +77,9 @@ _HELM_STAMPS = (
 )
 _TRAINING = "github.com/kubeflow/training-operator"
 _CONFORM = "github.com/yannh/kubeconform"
+_CRI_TOOLS = "sigs.k8s.io/cri-tools"
+_POLICIES = "sigs.k8s.io/kube-network-policies"
+_LOCAL_PATH = "github.com/rancher/local-path-provisioner"
 
 TOOLS = {
     tool.name: tool
@@ -98,6 +101,10 @@ TOOLS = {
         Tool("mpi-operator", "mpi-operator", "github.com/kubeflow/mpi-operator", "."),
         Tool("helm", "helm", "helm.sh/helm/v3", "helm.sh/helm/v3/cmd/helm", _HELM_STAMPS),
         Tool("kind", "kind", "sigs.k8s.io/kind", "sigs.k8s.io/kind"),
+        Tool("crictl", "crictl", _CRI_TOOLS, f"{_CRI_TOOLS}/cmd/crictl"),
+        Tool("coredns", "coredns", "github.com/coredns/coredns", "."),
+        Tool("kube-network-policies", "kube-network-policies", _POLICIES, f"{_POLICIES}/cmd"),
+        Tool("local-path-provisioner", "local-path-provisioner", _LOCAL_PATH, _LOCAL_PATH),
         Tool("kubeconform", "kubeconform", _CONFORM, f"{_CONFORM}/cmd/kubeconform", ("main.version={version}",)),
     )
 }

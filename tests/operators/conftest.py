@@ -2,8 +2,10 @@
 
 import secrets
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 
 import pytest
+from kubernetes.dynamic.exceptions import NotFoundError
 
 from k8s.kind.toolbox import Toolbox
 from tests.operators.components import COMPONENTS
@@ -52,4 +54,5 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
     control_plane.make_namespace(name)
     yield name
     control_plane.start_missing()
-    control_plane.api().delete("v1", "Namespace", name)
+    with suppress(NotFoundError):  # the test may have deleted it
+        control_plane.api().delete("v1", "Namespace", name)
