@@ -75,7 +75,7 @@ def test_go_that_is_too_old_is_named_as_such(tmp_path: Path, monkeypatch: pytest
 
 
 def test_unknown_tool_is_answered_with_the_list() -> None:
-    with pytest.raises(ToolError, match="kubctl: no such tool; there are etcd, helm"):
+    with pytest.raises(ToolError, match="kubctl: no such tool; there are coredns, crictl, etcd, helm"):
         Toolbox().path("kubctl")
 
 
