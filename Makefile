@@ -22,17 +22,17 @@ BENCH_PROCESSES ?= 2
 BENCH_FLAGS ?=
 PYTEST := $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile
 
-.PHONY: help demo test test-tools test-engines test-operators test-gpu check bench corpus chart golden schemas clean lock format
+.PHONY: help demo test test-tools test-engines test-operators local-kind-test local-kind-down image image-cpu test-gpu check bench corpus chart golden schemas clean lock format
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
 
 demo: $(READY) ## raw text to a trained model in about ten minutes on two cores, one process killed on the way
 	$(PYTHON) -m trainer run --config examples/demo.yaml
 	@echo "report: runs/demo/report.html"
 
 test: $(READY) ## the tests that need nothing but this environment, under ten minutes on two cores
-	$(PYTEST) -m "not tools and not engines and not operators and not gpu"
+	$(PYTEST) -m "not tools and not engines and not operators and not kind and not gpu"
 
 test-tools: $(READY) ## the tests that need Debian packages: apt-get install chromium g++ openmpi-bin
 	$(PYTEST) -m tools
@@ -43,6 +43,18 @@ test-engines: $(READY) ## the tests that train by every engine and resume each o
 test-operators: $(READY) ## the tests on a real API server with the real operators, built by Go into a cache at the first call
 	$(PYTHON) -m k8s.kind.toolbox etcd kube-apiserver kube-controller-manager training-operator mpi-operator helm
 	$(PYTEST) -m operators
+
+local-kind-test: image-cpu ## the stories of runs on a local kind cluster, which is made if it is not there and kept
+	$(PYTHON) -m pytest -m kind
+
+local-kind-down: $(READY) ## take the local cluster away; its caches stay
+	$(PYTHON) -m k8s.kind down
+
+image: $(READY) ## the trainer's image for GPUs (docker/README.md)
+	$(PYTHON) -m k8s.kind image cuda
+
+image-cpu: $(READY) ## the trainer's image for tests and laptops
+	$(PYTHON) -m k8s.kind image cpu
 
 test-gpu: $(READY) ## the tests that need a CUDA GPU
 	$(PYTHON) -m pytest -m gpu

@@ -1,0 +1,99 @@
+"""Runs that are stopped, preempted or wrong: what is saved, what is told, and what is not started again."""
+
+import json
+from typing import Any
+
+import pytest
+
+from tests.kind.conftest import Undisturbed
+from tests.kind.stories import Run, Stories
+from tests.support.runs import losses, newest_step, rows_by_step
+
+pytestmark = [pytest.mark.kind, pytest.mark.timeout(900)]
+
+
+def ends(run: Run) -> list[dict[str, Any]]:
+    """How containers of the run's pods have ended, those that were started again too."""
+    statuses = [status for pod in run.pods() for status in pod["status"].get("containerStatuses", [])]
+    states = [status.get("state", {}).get("terminated") or status.get("lastState", {}).get("terminated") for status in statuses]
+    return [state for state in states if state]
+
+
+@pytest.mark.parametrize("backend", ["pytorchjob", "job"])
+def test_stopped_run_has_saved_every_step_and_resumes(backend: str, stories: Stories, undisturbed: Undisturbed) -> None:
+    run = stories.submit("stopped", backend=backend, nodes=1)
+    run.wait_for_steps(7, deadline_s=300)
+
+    stories.launcher("stop", run.name)
+    assert run.status()["phase"] == "Suspended"
+    folder = run.copy()
+    stopped_at = newest_step(folder)
+    assert stopped_at == max(losses(folder)), "steps after the last checkpoint were lost"
+    assert not (folder / "DONE").exists()
+    assert "step" in stories.launcher("logs", run.name).stdout, "with its pods gone the logs come from the volume"
+
+    stories.launcher("resume", run.name)
+    run.wait_for_phase("Succeeded", deadline_s=600)
+    folder = run.copy()
+    assert rows_by_step(folder) == undisturbed.rows
+    assert losses(folder) == pytest.approx(undisturbed.losses, abs=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["pytorchjob", "job"])
+def test_deleted_pod_saves_and_another_one_goes_on(backend: str, stories: Stories) -> None:
+    run = stories.submit("preempted", backend=backend, nodes=1)
+    run.wait_for_steps(7, deadline_s=300)
+    stories.kubectl("delete", "pod", run.pod(0))
+    folder = run.copy()
+    assert newest_step(folder) == max(losses(folder))
+    assert run.status()["phase"] not in ("Succeeded", "Failed")
+
+    rounds = len(run.worlds())
+    run.wait_for_world(rounds, 1)
+    assert run.status()["phase"] == "Running"
+    (started,) = run.events("training_started")[rounds:]
+    assert started["step"] in (None, newest_step(folder))
+
+
+@pytest.mark.parametrize("backend", ["pytorchjob", "job"])
+def test_wrong_data_fails_once_with_its_reason(backend: str, stories: Stories) -> None:
+    missing = {"corpus": {"sources": [{"name": "gone", "path": "/data/gone.jsonl"}]}}
+    run = stories.submit(
+        "wrong", backend=backend, nodes=1, storage={"data": {"kind": "none", "claimName": None}}, trainer=missing
+    )
+    status = run.wait_for_phase("Failed", deadline_s=240)
+    (end,) = ends(run)
+    assert end["exitCode"] == 65
+    assert "gone.jsonl" in end["message"]
+    assert any("gone.jsonl" in reason for reason in status["reasons"])
+    assert status["restarts"] == 0
+
+
+def test_crash_loop_ends_by_the_restart_budget(stories: Stories) -> None:
+    run = stories.submit("crashes", backend="job", nodes=1, maxRestarts=1)
+    for _ in range(2):
+        rounds = len(run.worlds())
+        run.wait_for_steps(1, deadline_s=300)
+        run.kill_trainer(run.pod(0))
+        if rounds == 0:
+            run.wait_for_world(1, 1)
+    run.wait_for_phase("Failed", deadline_s=120)
+    assert [end["exitCode"] for end in ends(run)] == [75]
+
+
+def test_uninstall_leaves_nothing_but_the_claim(stories: Stories) -> None:
+    run = stories.helm_install("release", stories.run_file("release", backend="job", nodes=1))
+    run.wait_for_phase("Running", deadline_s=180)
+    stories.helm("uninstall", "release", "--wait", "--timeout", "120s")
+    kinds = "pods,jobs.batch,services,networkpolicies,poddisruptionbudgets,configmaps,serviceaccounts,pvc"
+    stories.wait_until(
+        lambda: (
+            [
+                item["kind"]
+                for item in json.loads(stories.kubectl("get", kinds, "-l", "pretrain-run/run", "--output", "json"))["items"]
+            ]
+            == ["PersistentVolumeClaim"]
+        ),
+        "only the claim is left",
+        120,
+    )

@@ -1,0 +1,69 @@
+"""What the local cluster is made of, as far as no cluster is needed to see it."""
+
+from k8s.kind.debian import mirror
+from k8s.kind.docker import may_have_sys_resource
+from k8s.kind.local_cluster import namespace_objects
+from k8s.kind.node_image import image_names, storage_manifest
+from k8s.kind.operators import with_pytorchjob_alone
+from tests.kind.stories import merged
+
+STORAGE = """
+kind: Deployment
+spec: {path: /opt/local-path-provisioner, image: rancher/local-path-provisioner:v0.0.30}
+---
+kind: StorageClass
+metadata:
+  name: local-path
+---
+  helperPod: |-
+    image: busybox
+"""
+
+
+def test_capabilities_are_read_from_the_bounding_set() -> None:
+    assert may_have_sys_resource("CapEff:\t0\nCapBnd:\t000001ffffffffff\n")
+    assert not may_have_sys_resource("CapEff:\t000001ffffffffff\nCapBnd:\t000001fffeffffff\n")
+
+
+def test_mirror_is_the_one_that_apt_uses() -> None:
+    assert mirror("Types: deb\nURIs: http://mirror.example/debian\nSuites: bookworm\n") == "http://mirror.example/debian"
+    assert mirror("deb [arch=amd64] http://old.example/debian bookworm main\n") == "http://old.example/debian"
+    assert mirror("").endswith("/debian")
+
+
+def test_image_names_are_those_that_kubeadm_lists() -> None:
+    listed = "registry.example/kube-proxy:v1.34.4\nregistry.example/coredns/coredns:v1.12.1\nregistry.example/pause:3.10.1\n"
+    assert image_names(listed) == {
+        "kube-proxy": "registry.example/kube-proxy:v1.34.4",
+        "coredns": "registry.example/coredns/coredns:v1.12.1",
+        "pause": "registry.example/pause:3.10.1",
+    }
+
+
+def test_storage_is_the_default_class_with_a_helper_that_is_there() -> None:
+    text = storage_manifest(STORAGE, "registry.example/helper:1")
+    assert "name: standard\n  annotations: {storageclass.kubernetes.io/is-default-class" in text
+    assert "image: registry.example/helper:1" in text
+    assert "busybox" not in text
+    assert "/opt/" not in text
+
+
+def test_training_operator_comes_without_the_other_operators_kind() -> None:
+    def crd(name: str) -> dict[str, object]:
+        return {"kind": "CustomResourceDefinition", "metadata": {"name": name}}
+
+    container = {"name": "training-operator", "command": ["/manager"]}
+    deployment = {"kind": "Deployment", "spec": {"template": {"spec": {"containers": [container]}}}}
+    kept = with_pytorchjob_alone([crd("mpijobs.kubeflow.org"), crd("pytorchjobs.kubeflow.org"), deployment])
+    assert [item["kind"] for item in kept] == ["CustomResourceDefinition", "Deployment"]
+    assert container["command"] == ["/manager", "--enable-scheme=pytorchjob"]
+
+
+def test_namespace_of_runs_is_as_closed_as_a_careful_site_has_it() -> None:
+    namespace, policy = namespace_objects("training")
+    assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
+    assert policy["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+
+
+def test_run_files_of_stories_merge_key_by_key() -> None:
+    assert merged({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"c": 3}, "d": [2]}) == {"a": {"b": 1, "c": 3}, "d": [2]}
