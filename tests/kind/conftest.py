@@ -20,8 +20,11 @@ _session: list[LocalCluster] = []
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Make the cluster before the first test, whose time limit is shorter than a first build."""
-    wanted = any("cluster" in getattr(item, "fixturenames", ()) for item in session.items)
+    """Make the cluster before the first test, whose time limit is shorter than a first build.
+
+    pytest calls this for every session that has read this folder, so other folders' tests must not count here.
+    """
+    wanted = any(item.get_closest_marker("kind") and "cluster" in item.fixturenames for item in session.items)
     if not wanted or session.config.option.collectonly:
         return
     started = time.monotonic()
