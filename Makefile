@@ -59,11 +59,12 @@ image-cpu: $(READY) ## the trainer's image for tests and laptops
 test-gpu: $(READY) ## the tests that need a CUDA GPU
 	$(PYTHON) -m pytest -m gpu
 
-check: $(READY) ## style, types, import rules, lock file
+check: $(READY) ## style, types, import rules, Dockerfiles, lock file
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.venv/bin/hadolint docker/Dockerfile k8s/kind/files/Dockerfile.*
 	$(PYTHON) -m k8s.chart_files --check
 	$(UV) lock --check
 

@@ -1,4 +1,4 @@
-"""`python -m k8s.kind up|image|load|status|down`: the local cluster of `make local-kind-test`."""
+"""`python -m k8s.kind up|image|load|status|lacks|down`: the local cluster of `make local-kind-test`."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from k8s.errors import LauncherError
 from k8s.kind.commands import step
 from k8s.kind.local_cluster import LocalCluster
 from k8s.kind.toolbox import ToolError
-from k8s.kind.trainer_image import build_image
+from k8s.kind.trainer_image import build_image, image_name
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -19,6 +19,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands.add_parser("up", help="make the cluster with both operators, or see that it is there")
     commands.add_parser("load", help="put a local image into it").add_argument("image")
     commands.add_parser("status", help="what runs, as JSON; exit code 1 if it is not up")
+    commands.add_parser("lacks", help="what `up` and the tests would build first; exit code 1 if anything")
     image = commands.add_parser("image", help="build the trainer's image; prints its name")
     image.add_argument("variant", choices=["cuda", "cpu"])
     commands.add_parser("down", help="take it away; caches stay")
@@ -41,6 +42,10 @@ def _act(cluster: LocalCluster, options: argparse.Namespace) -> int:
         status = cluster.status()
         print(json.dumps(status, indent=2))
         return 0 if status["up"] else 1
+    elif options.command == "lacks":
+        lacking = cluster.lacks(image_name("cpu"))
+        print("\n".join(lacking), end="\n" if lacking else "")
+        return 1 if lacking else 0
     elif options.command == "image":
         cluster.docker.start()
         print(build_image(cluster.docker, options.variant))

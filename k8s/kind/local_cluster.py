@@ -19,7 +19,7 @@ import yaml
 from k8s.kind import operators
 from k8s.kind.commands import LocalClusterError, run, step, succeeds
 from k8s.kind.docker import FILES, Docker
-from k8s.kind.node_image import node_image
+from k8s.kind.node_image import PROGRAMS, node_image, node_image_that_is_here
 from k8s.kind.toolbox import Toolbox, default_cache
 
 NAME = "pretrain-run"
@@ -76,6 +76,17 @@ class LocalCluster:
         if self.docker.stop():
             with step("ended dockerd"):
                 pass
+
+    def lacks(self, *images: str) -> list[str]:
+        """What `up` and the stories of runs would have to build first: programs, the node's image, these images.
+
+        Starts the docker daemon if need be. Raises LocalClusterError, ToolError.
+        """
+        self.docker.start()
+        node = node_image_that_is_here(self.docker, self.toolbox)
+        programs = ["kind", "kubectl", "helm", *operators.NAMES, *(() if node else PROGRAMS)]
+        lacking = [name for name in dict.fromkeys(programs) if not self.toolbox.has(name)]
+        return [*lacking, *([] if node else ["node image"]), *(image for image in images if not self.docker.has(image))]
 
     def load(self, image: str) -> None:
         """Put a local image into the node's store, streamed, if it is not there as it is here."""

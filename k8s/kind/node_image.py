@@ -23,31 +23,44 @@ PULLED = "kindest/node:v1.34.0@sha256:7416a61b42b1662ca6ca89f02028ac133a309a2a30
 _PULL_S = 600.0
 _BUILD_S = 900.0
 _CONTROL_PLANE = ("kube-apiserver", "kube-controller-manager", "kube-scheduler")
-_PROGRAMS = (*_CONTROL_PLANE, "kubelet", "kubeadm", "kubectl", "kube-proxy", "etcd", "coredns", "crictl")
-_ADDONS = ("local-path-provisioner", "kube-network-policies")
+PROGRAMS = (
+    *_CONTROL_PLANE,
+    *("kubelet", "kubeadm", "kubectl", "kube-proxy", "etcd", "coredns", "crictl"),
+    *("local-path-provisioner", "kube-network-policies"),
+)
+"""What a built image holds."""
 
 
 def node_image(docker: Docker, toolbox: Toolbox) -> str:
     """The name of an image that is here. Raises LocalClusterError, ToolError."""
-    named = os.environ.get(VARIABLE)
-    if named:
-        return named
-    own = f"local/kind-node:{version('kubelet')}-{key(toolbox)}"
-    if docker.has(own):
-        return own
+    if here := node_image_that_is_here(docker, toolbox):
+        return here
     debian = debian_image(docker)
-    if not debian.startswith("local/") and (docker.has(PULLED) or pulls(docker, PULLED, _PULL_S)):
+    if not debian.startswith("local/") and pulls(docker, PULLED, _PULL_S):
         return PULLED
-    programs = {name: toolbox.path(name) for name in (*_PROGRAMS, *_ADDONS)}
+    programs = {name: toolbox.path(name) for name in PROGRAMS}
+    own = _own(toolbox)
     with step(f"building {own}"):
         _Builder(docker, toolbox, programs, debian).build(own)
     return own
 
 
+def node_image_that_is_here(docker: Docker, toolbox: Toolbox) -> str | None:
+    """The name of the image that `node_image` takes without a pull or a build. Raises ToolError."""
+    named = os.environ.get(VARIABLE)
+    if named:
+        return named
+    return next((image for image in (_own(toolbox), PULLED) if docker.has(image)), None)
+
+
+def _own(toolbox: Toolbox) -> str:
+    return f"local/kind-node:{version('kubelet')}-{key(toolbox)}"
+
+
 def key(toolbox: Toolbox) -> str:
     """What a built image depends on, in 12 hex digits."""
     digest = hashlib.sha256()
-    for name in (*_PROGRAMS, *_ADDONS, "kind"):
+    for name in (*PROGRAMS, "kind"):
         digest.update(f"{name} {toolbox.key(name)}\n".encode())
     for file in sorted(FILES.iterdir()):
         digest.update(f"\0{file.name}\0".encode() + file.read_bytes())

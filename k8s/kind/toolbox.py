@@ -135,6 +135,10 @@ class Toolbox:
                     self._build(tool, folder, end)
         return folder / tool.name
 
+    def has(self, name: str) -> bool:
+        """Whether the program is built. Raises ToolError if there is no Go."""
+        return (self.cache / f"{name}-{self.key(name)}" / name).exists()
+
     def key(self, name: str) -> str:
         """What the program depends on, in 16 hex digits."""
         tool = _tool(name)

@@ -5,7 +5,8 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import yaml
 
 from k8s.cluster import API_VERSIONS
 from k8s.errors import LauncherError
+from k8s.kind import operators
 from k8s.kind.commands import LocalClusterError, run
 from k8s.kind.local_cluster import NAMESPACE, NODE, LocalCluster
 from k8s.render import CHART
@@ -141,6 +143,22 @@ class Stories:
         )
         self.kubectl("delete", "pods", "--selector", "pretrain-run/reader", "--grace-period=1", "--ignore-not-found")
         self.kubectl("delete", "pvc", "--selector", "pretrain-run/run", "--ignore-not-found", "--timeout=120s")
+
+    @contextmanager
+    def without_operators(self) -> Iterator[None]:
+        """A cluster in which no operator runs, while the block does."""
+        try:
+            self._scale_operators(0)
+            yield
+        finally:
+            self._scale_operators(1)
+
+    def _scale_operators(self, replicas: int) -> None:
+        for name, namespace in operators.NAMESPACES.items():
+            self.cluster.kubectl("--namespace", namespace, "scale", f"deployment/{name}", f"--replicas={replicas}")
+        for name, namespace in operators.NAMESPACES.items():
+            wait = ["rollout", "status", f"deployment/{name}", "--timeout=120s"]
+            self.cluster.kubectl("--namespace", namespace, *wait, deadline_s=_COMMAND_S)
 
     def wait_until(self, condition: Callable[[], bool], what: str, deadline_s: float) -> None:
         """Until a condition holds; the cluster's own refusals are looked past. Fails with what every run said last."""
