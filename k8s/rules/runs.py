@@ -90,6 +90,29 @@ def _unlike_budget(item: Manifest, objects: Sequence[Manifest]) -> Iterator[str]
             yield f"minAvailable {least} is above the run's {pods} pods: no pod could ever be moved, nor a node be drained"
 
 
+def _closed_to_wandb(item: Manifest, objects: Sequence[Manifest]) -> Iterator[str]:
+    online = any(
+        variable["name"] == "WANDB_API_KEY"
+        for run in objects
+        if run["kind"] in _RUNS
+        for _, template in pod_templates(run)
+        for variable in trainer_container(template).get("env", [])
+    )
+    if online and "Egress" in at(item, "spec", "policyTypes", default=[]) and not any(map(_leads_out, _egress(item))):
+        yield "the run has a key for wandb, and this policy lets nothing out: wandb's deadline passes, and nothing is charted"
+
+
+def _egress(policy: Manifest) -> list[Manifest]:
+    return at(policy, "spec", "egress", default=[]) or []
+
+
+def _leads_out(rule: Manifest) -> bool:
+    """Whether an egress rule reaches more than DNS and the cluster's own pods."""
+    only_dns = bool(rule.get("ports")) and all(port.get("port") == 53 for port in rule["ports"])
+    only_pods = bool(rule.get("to")) and all("ipBlock" not in peer for peer in rule["to"])
+    return not only_dns and not only_pods
+
+
 RUN_RULES = (
     Rule("R001", "error", _RUNS, _long_name, f"keep it within {MAX_NAME_CHARS}: shorten `name`",
          "Operators name pods NAME-worker-N; beyond 63 characters they are never made and nothing says why (trainer#1101)."),
@@ -111,4 +134,6 @@ RUN_RULES = (
          "The disruption controller refuses the rest for pods without a scale subresource, and every eviction fails."),
     Rule("R010", "risk", ("PodDisruptionBudget",), _unlike_budget, "lower minAvailable to the pods that the run needs",
          "A drain would wait for ever."),
+    Rule("R011", "risk", ("NetworkPolicy",), _closed_to_wandb, "add wandb's addresses to network.egress",
+         "Without a way out wandb cannot log in, and its events are dropped."),
 )  # fmt: skip

@@ -62,6 +62,7 @@ TRAPS: list[tuple[str, str, Change]] = [
     ("R009", "job-elastic", of("PodDisruptionBudget", "spec", "minAvailable", to="50%")),
     ("R009", "job-elastic", of("PodDisruptionBudget", "spec", "maxUnavailable", to=1)),
     ("R010", "job-elastic", of("PodDisruptionBudget", "spec", "minAvailable", to=3)),
+    ("R011", "everything", of("NetworkPolicy", "spec", "egress", to=[{"ports": [{"port": 53, "protocol": "UDP"}]}])),
     ("P001", "job-elastic", at(*POD, "hostNetwork", to=True)),
     ("P001", "job-elastic", at(*CONTAINER, "securityContext", "privileged", to=True)),
     ("P001", "job-elastic", at(*CONTAINER, "securityContext", "allowPrivilegeEscalation", to=True)),
