@@ -1,7 +1,6 @@
 """What the process server of tests.support.ranks has loaded when it forks a rank. Nothing here may start a thread."""
 
 import torch
-import torch._dynamo
 import torch.distributed  # noqa: F401
 
 import trainer.cli

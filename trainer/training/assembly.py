@@ -112,7 +112,7 @@ def train(
             f"micro_batch {section.micro_batch}"
         )
     device = choose_device(config.device, world.local_rank)
-    torch.use_deterministic_algorithms(config.deterministic)
+    _ask_for_determinism(config)
     group_of_one = config.engine.kind != "ddp"
     timeout_s = config.collective_timeout_s
     with (
@@ -124,6 +124,15 @@ def train(
         loop = _make_loop(config, stage, section, make_module, folder, data, order, peers, tracker, stop)
         with closing(loop.loader), closing(loop.engine):
             return loop.run(), order
+
+
+def _ask_for_determinism(config: Config) -> None:
+    """Algorithms with reproducible bits, or an error where there is none, if the config asks for them."""
+    if config.compile:
+        torch.use_deterministic_algorithms(config.deterministic)
+    else:
+        # the same without telling torch's compiler, whose import would take longer than all else at a start
+        torch.set_deterministic_debug_mode("error" if config.deterministic else "default")
 
 
 def _make_loop(

@@ -11,7 +11,7 @@ checkpoint can be loaded into them, names of its internals are used, in `_parts_
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -20,11 +20,11 @@ from torch import Tensor, distributed, nn
 
 from trainer.checkpoint.format import MODEL_FILE, OPTIMIZER_FILE
 from trainer.config_engine import DeepSpeedSection
-from trainer.config_training import TrainingSection
+from trainer.config_training import OptimizerSection, TrainingSection
 from trainer.errors import ConfigError, UsageError
 from trainer.training.batches import Batch
 from trainer.training.engines.protocol import Pending, Share, figures_of, state_shapes
-from trainer.training.optimizers.update import EXP_AVG, EXP_AVG_SQ, Rates, adamw_groups
+from trainer.training.optimizers.update import EXP_AVG, EXP_AVG_SQ, Rates, decays
 from trainer.world import World
 
 _BUCKET_NUMBERS = 25_000_000
@@ -52,7 +52,7 @@ class Zero:
         self._parameters = dict(model.named_parameters())
         optimizer = config.optimizer
         self._adamw = torch.optim.AdamW(
-            adamw_groups(self._parameters, optimizer), lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps, fused=True
+            _groups(self._parameters, optimizer), lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps, fused=True
         )
         try:
             self._engine, *_ = self._deepspeed.initialize(
@@ -215,3 +215,10 @@ def _imported(device: torch.device) -> ModuleType:
         comm.init_distributed(dist_backend=distributed.get_backend(), auto_mpi_discovery=False, verbose=False)
     module: ModuleType = deepspeed
     return module
+
+
+def _groups(names: Mapping[str, Tensor], config: OptimizerSection) -> list[dict[str, object]]:
+    """What decays, and what does not."""
+    decayed = [tensor for name, tensor in names.items() if decays(name, tensor.dim(), config)]
+    plain = [tensor for name, tensor in names.items() if not decays(name, tensor.dim(), config)]
+    return [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]

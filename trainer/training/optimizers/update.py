@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 from trainer.config_training import OptimizerSection
 from trainer.training.optimizers.muon import Sharing, update_scale
@@ -40,11 +41,19 @@ def state_names(name: str, num_dims: int, config: OptimizerSection) -> list[str]
     return [f"{kind}.{name}" for kind in kinds]
 
 
-def adamw_groups(names: Mapping[str, Tensor], config: OptimizerSection) -> list[dict[str, object]]:
-    """AdamW's two groups: what decays, and what does not."""
-    decayed = [tensor for name, tensor in names.items() if decays(name, tensor.dim(), config)]
-    plain = [tensor for name, tensor in names.items() if not decays(name, tensor.dim(), config)]
-    return [{"params": decayed, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}]
+@dataclass(frozen=True, slots=True)
+class _Moments:
+    """What AdamW keeps of a parameter."""
+
+    exp_avg: Tensor
+    exp_avg_sq: Tensor
+    step: Tensor
+    """How many updates it has seen, a float32 scalar on the parameter's device."""
+
+    @staticmethod
+    def before(weight: Tensor) -> "_Moments":
+        step = torch.zeros((), dtype=torch.float32, device=weight.device)
+        return _Moments(torch.zeros_like(weight), torch.zeros_like(weight), step)
 
 
 class Update:
@@ -67,37 +76,64 @@ class Update:
         self._sharing = make_sharing([shapes[name] for name in self._matrices]) if self._matrices else None
         self._scales = {name: update_scale(shapes[name]) for name in self._matrices}
         self._momenta = {name: torch.zeros_like(weight) for name, weight in self._matrices.items()}
-        self._others = {name: w for name, w in weights.items() if name not in self._matrices}
-        self._steps: list[Tensor] = []
-        self._adamw = self._make_adamw()
+        others = {name: w for name, w in weights.items() if name not in self._matrices}
+        self._moments = {name: _Moments.before(weight) for name, weight in others.items()}
+        self._groups = [
+            {name: w for name, w in others.items() if decays(name, w.dim(), config) is decayed} for decayed in (True, False)
+        ]
 
     def apply(self, gradients: Mapping[str, Tensor], rates: Rates, scale: Tensor, move: Tensor) -> None:
         """Collective with Muon: move the weights by `scale` x gradient where `move`, a boolean scalar, is true."""
-        for name, weight in self._others.items():
-            weight.grad = gradients[name]
-        for group, decay in zip(self._adamw.param_groups, (rates.weight_decay, 0.0), strict=True):
-            group["lr"], group["weight_decay"] = rates.lr, decay
-        # the fused kernel divides gradients by one and leaves everything alone if the other is not zero
-        self._adamw.grad_scale = 1.0 / scale  # type: ignore[attr-defined]
-        self._adamw.found_inf = (~move).float()  # type: ignore[attr-defined]
-        self._adamw.step()
+        for weights, weight_decay in zip(self._groups, (rates.weight_decay, 0.0), strict=True):
+            self._apply_adamw(weights, gradients, rates.lr, weight_decay, scale, move)
         if self._sharing is not None:
             self._apply_muon(self._sharing, gradients, rates, scale, move)
 
     def tensors(self) -> dict[str, Tensor]:
         """Optimizer state by its name in a checkpoint; the tensors themselves."""
         momenta = {f"{MOMENTUM}.{name}": momentum for name, momentum in self._momenta.items()}
-        moments = {
-            f"{kind}.{name}": self._adamw.state[weight][kind]
-            for name, weight in self._others.items()
-            for kind in (EXP_AVG, EXP_AVG_SQ)
-        }
-        return moments | momenta
+        averages = {f"{EXP_AVG}.{name}": moments.exp_avg for name, moments in self._moments.items()}
+        squares = {f"{EXP_AVG_SQ}.{name}": moments.exp_avg_sq for name, moments in self._moments.items()}
+        return averages | squares | momenta
 
     def set_applied_steps(self, count: int) -> None:
         """Tell AdamW how many updates its moments have seen, after they were loaded."""
-        for step in self._steps:
-            step.fill_(float(count))
+        for moments in self._moments.values():
+            moments.step.fill_(float(count))
+
+    @torch.no_grad()
+    def _apply_adamw(
+        self,
+        weights: Mapping[str, Tensor],
+        gradients: Mapping[str, Tensor],
+        lr: float,
+        weight_decay: float,
+        scale: Tensor,
+        move: Tensor,
+    ) -> None:
+        moments = [self._moments[name] for name in weights]
+        beta1, beta2 = self._config.betas
+        # the function behind torch.optim.AdamW: the class imports torch's compiler, which takes longer than all else at a start
+        adamw(
+            list(weights.values()),
+            [gradients[name] for name in weights],
+            [each.exp_avg for each in moments],
+            [each.exp_avg_sq for each in moments],
+            [],
+            [each.step for each in moments],
+            # one pass over memory: a third of the time on CPU (docs/lab.md); it divides gradients by grad_scale, and leaves
+            # everything alone where found_inf is not zero, without asking the host
+            fused=True,
+            grad_scale=1.0 / scale,
+            found_inf=(~move).float(),
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=lr,
+            weight_decay=weight_decay,
+            eps=self._config.eps,
+            maximize=False,
+        )
 
     @torch.no_grad()
     def _apply_muon(self, sharing: Sharing, gradients: Mapping[str, Tensor], rates: Rates, scale: Tensor, move: Tensor) -> None:
@@ -115,15 +151,3 @@ class Update:
         torch._foreach_mul_(weights, torch.where(move, 1.0 - rates.lr * rates.weight_decay, 1.0))
         for name, weight, direction in zip(names, weights, directions, strict=True):
             weight.add_(torch.where(move, direction.to(weight.dtype), zero), alpha=-rates.lr * self._scales[name])
-
-    def _make_adamw(self) -> torch.optim.AdamW:
-        config = self._config
-        device = next(iter(self._others.values())).device
-        groups = adamw_groups(self._others, config)
-        # one pass over memory: a third of the time on CPU (docs/lab.md); it also knows how to skip without asking the host
-        optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
-        for weight in self._others.values():
-            step = torch.zeros((), dtype=torch.float32, device=device)
-            optimizer.state[weight] = {"step": step, EXP_AVG: torch.zeros_like(weight), EXP_AVG_SQ: torch.zeros_like(weight)}
-            self._steps.append(step)
-        return optimizer
