@@ -28,6 +28,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     if not wanted or session.config.option.collectonly:
         return
     started = time.monotonic()
+    os.environ |= {"NO_PROXY": "*", "no_proxy": "*"}  # the cluster is on this machine
     try:
         cluster = LocalCluster.find()
         cluster.up()

@@ -8,12 +8,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from k8s.cluster import API_VERSIONS
+from k8s.cluster import API_VERSIONS, Cluster
+from k8s.control import Runs
 from k8s.errors import LauncherError
 from k8s.kind import operators
 from k8s.kind.commands import LocalClusterError, run
@@ -24,7 +26,6 @@ IMAGE = os.environ.get("KIND_TRAINER_IMAGE", "pretrain-run:0.1.0-cpu")
 DATA_CLAIM = "datasets"
 POLL_S = 1.0
 _COMMAND_S = 180.0
-NO_PROXY = {"NO_PROXY": "*", "no_proxy": "*"}
 
 SMALL: dict[str, Any] = {
     "preset": "tiny",
@@ -36,7 +37,7 @@ SMALL: dict[str, Any] = {
     "collective_timeout_s": 60,
     "corpus": {"sources": [{"name": "wordnet", "path": "box:wordnet-glosses.jsonl.zst"}]},
     "pretrain": {
-        "steps": 240,
+        "steps": 600,
         "global_batch": 8,
         "micro_batch": 2,
         "sample_log": True,
@@ -86,6 +87,11 @@ class Stories:
     folder: Path
     runs: list["Run"] = field(default_factory=list)
 
+    @cached_property
+    def live(self) -> Runs:
+        """What the launcher's own commands look at, without a process of Python for each look."""
+        return Runs(Cluster.connect(NAMESPACE, kubeconfig=self.cluster.kubeconfig))
+
     def run_file(self, name: str, **changes: Any) -> Path:
         path = self.folder / f"{name}.yaml"
         path.write_text(yaml.safe_dump(values(name, **changes)))
@@ -107,15 +113,13 @@ class Stories:
 
     def helm(self, *words: str) -> str:
         command = [self.cluster.toolbox.path("helm"), "--kubeconfig", self.cluster.kubeconfig, "--namespace", NAMESPACE]
-        return run([*command, *words], _COMMAND_S, environment=NO_PROXY)
+        return run([*command, *words], _COMMAND_S)
 
     def launcher(self, *words: str, code: int | None = 0) -> "subprocess.CompletedProcess[str]":
         """The launcher in a process of its own; `code` None takes any."""
         command = [sys.executable, "-m", "k8s", *words, "--namespace", NAMESPACE]
         command += ["--kubeconfig", str(self.cluster.kubeconfig)]
-        done = subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | NO_PROXY, timeout=_COMMAND_S, check=False
-        )
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_S, check=False)
         assert code is None or done.returncode == code, f"launcher {' '.join(words)}: {done.returncode}: {done.stderr[-2000:]}"
         return done
 
@@ -191,7 +195,8 @@ class Run:
 
     def status(self) -> dict[str, Any]:
         """What `launcher status --json` says."""
-        answer: dict[str, Any] = json.loads(self.stories.launcher("status", self.name, "--json").stdout)
+        live = self.stories.live
+        answer: dict[str, Any] = json.loads(json.dumps(live.status(live.find(self.name)).to_json()))
         return answer
 
     def wait_for_phase(self, *phases: str, deadline_s: float) -> dict[str, Any]:
@@ -261,6 +266,11 @@ class Run:
         target = self.last_step() + count
         self._wait_while_it_goes_on(lambda: self.last_step() >= target, f"{self.name} has done step {target}", deadline_s)
 
+    def wait_for_more_steps_unseen(self, count: int, deadline_s: float = 60) -> None:
+        """The same without asking the API server, which may be away."""
+        target = self.last_step() + count
+        self.stories.wait_until(lambda: self.last_step() >= target, f"{self.name} has done step {target}", deadline_s)
+
     def wait_for_world(self, rounds: int, world: int, deadline_s: float = 300) -> None:
         """Until a round of this world size has begun after the first `rounds`."""
         what = f"{self.name} trains by {world} after {rounds} rounds"
@@ -295,6 +305,16 @@ class Run:
             "        print('killed', each.name)\n"
         )
         assert "killed" in self.stories.kubectl("exec", pod, "--container=pytorch", "--", "python", "-c", script)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """All training processes of the node stopped, while the block runs. Shorter than the collectives' deadline."""
+        processes = ["-f", "--", r"-u -m trainer( |$)"]  # and not their agents
+        self.stories.cluster.node("pkill", "-STOP", *processes)
+        try:
+            yield
+        finally:
+            self.stories.cluster.node("pkill", "-CONT", *processes)
 
     def last_words(self) -> str:
         """The end of its pods' logs and its object's state, for a failed test."""
