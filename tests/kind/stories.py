@@ -41,7 +41,7 @@ SMALL: dict[str, Any] = {
         "global_batch": 8,
         "micro_batch": 2,
         "sample_log": True,
-        "optimizer": {"kind": "adamw", "lr": 1.0e-3},
+        "optimizer": {"kind": "adamw", "lr": 3.0e-4},
     },
     "validation": {"every_steps": 10000},
     "checkpoint": {"every_steps": 20, "every_s": None, "keep": 2},
@@ -56,7 +56,7 @@ def values(name: str, **changes: Any) -> dict[str, Any]:
     small: dict[str, Any] = {
         "name": name,
         "image": {"repository": repository, "tag": tag},
-        "resources": {"requests": {"cpu": "250m", "memory": "700Mi"}, "limits": {"memory": "2Gi"}},
+        "resources": {"requests": {"cpu": "250m", "memory": "700Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}},
         "mpi": {"launcherCpu": "100m", "launcherMemory": "512Mi"},
         "rendezvous": {"lastCallSeconds": 3},
         "gracePeriodSeconds": 60,

@@ -41,7 +41,7 @@ def install(stories: Stories, backend: str) -> Run:
     run = stories.helm_install("story", stories.run_file("story", backend=backend, **ELASTIC))
     run.wait_for_world(0, 2, deadline_s=300)
     run.wait_for_steps(10)
-    assert re.search(r"step \d+ ", stories.kubectl("logs", run.pod(0)))
+    assert re.search(r"step \d+ ", stories.kubectl("logs", "--selector", f"pretrain-run/run={run.name}", "--tail=-1"))
     return run
 
 
