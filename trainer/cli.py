@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, get_args
 from trainer import __version__
 from trainer.config import Config, StageName
 from trainer.config_loading import config_schema, dump_config, load_config, preset_names
-from trainer.errors import RunFolderError, TrainerError, UsageError
+from trainer.errors import MissingDependencyError, RunFolderError, TrainerError, UsageError
 from trainer.events import Failed, Record
 from trainer.planning.hardware import GPUS, LINKS, Cluster, gpu_named, link_named
 from trainer.planning.job import Job
@@ -101,6 +101,12 @@ def _command(options: argparse.Namespace, call: _Call) -> None:
             print("\n".join(inspect_tokenizer(config, folder, options.text, options.pieces)))
     elif options.command == "generate" and options.prompt is not None:
         _generate(config, options.prompt)
+    elif options.command == "chat":
+        from trainer.inference.chatting import chat
+
+        chat(config, options.system, sys.stdin, sys.stdout)
+    elif options.command == "serve":
+        _serve(config, options, call)
     else:
         from trainer.elastic.local import SHARED_STORE_HINT
         from trainer.running import Session, run_stage, run_stages
@@ -127,7 +133,7 @@ def _config(options: argparse.Namespace) -> Config:
         value = getattr(options, f"wandb_{key}")
         if value is not None:
             overrides.append(f"tracking.wandb.{key}={json.dumps(value)}")
-    if options.command == "generate":
+    if options.command in ("generate", "chat"):
         for key in ("max_tokens", "temperature", "top_p", "seed"):
             value = getattr(options, key)
             if value is not None:
@@ -166,6 +172,17 @@ def _generate(config: Config, prompt: str) -> None:
         for piece in pieces:
             print(piece, end="", flush=True)
         print()
+
+
+def _serve(config: Config, options: argparse.Namespace, call: _Call) -> None:
+    """Serve until a stop signal."""
+    try:
+        from trainer.inference.serving.server import serve
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
+        raise MissingDependencyError(f"{error.name} is not installed: pip install 'pretrain-run[serve]'") from None
+    serve(config, options.host, options.port, call.environment, call.stop)
 
 
 def _note_failure(session: "Session", error: TrainerError) -> None:
@@ -209,12 +226,12 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--json", action="store_true", help="print the figures as JSON to stdout")
         elif stage == "generate":
             command.add_argument("--prompt", help="continue this text, streamed to stdout; without it: the config's prompts")
-            for name, kind in (("max_tokens", int), ("temperature", float), ("top_p", float), ("seed", int)):
-                command.add_argument(f"--{name}", type=kind, help=f"generate.{name} of the config")
+            _add_sampling(command)
     config_help = "print the resolved config, or the schema of configs"
     command = commands.add_parser("config", parents=[shared], help=config_help, description=config_help)
     command.add_argument("--show", action="store_true", help="print the resolved config as YAML (the default)")
     command.add_argument("--schema", action="store_true", help="print the JSON schema")
+    _add_talking(commands, shared)
     _add_plan(commands, shared)
     bench_help = "measure speed on this machine beside a plain loop"
     command = commands.add_parser("bench", help=bench_help, description=bench_help)
@@ -224,6 +241,22 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--profile", action="store_true", help="also write runs/trace-NAME.json for ui.perfetto.dev")
     command.add_argument("--json", action="store_true", help="print JSON to stdout instead of a table")
     return parser
+
+
+def _add_sampling(command: argparse.ArgumentParser) -> None:
+    for name, kind in (("max_tokens", int), ("temperature", float), ("top_p", float), ("seed", int)):
+        command.add_argument(f"--{name}", type=kind, help=f"generate.{name} of the config")
+
+
+def _add_talking(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser) -> None:
+    chat_help = "talk with the trained model in the terminal, or answer each line of a pipe"
+    command = commands.add_parser("chat", parents=[shared], help=chat_help, description=chat_help)
+    command.add_argument("--system", metavar="TEXT", help="the conversation's system message")
+    _add_sampling(command)
+    serve_help = "serve the trained model: OpenAI's API and a chat page"
+    command = commands.add_parser("serve", parents=[shared], help=serve_help, description=serve_help)
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on; others than loopback need TRAINER_API_KEY")
+    command.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000); 0: a free one")
 
 
 def _add_plan(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser) -> None:

@@ -13,6 +13,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_va
 
 from trainer.config_engine import EngineSection
 from trainer.config_section import NOT_IDENTITY, Section, canonical_json, nearest_divisors, unidentified
+from trainer.config_serving import ServeSection
 from trainer.config_training import PretrainSection
 
 NUM_SPECIAL_TOKENS = 36
@@ -297,6 +298,8 @@ class Config(Section):
     """Evaluation after training."""
     generate: GenerateSection = unidentified(GenerateSection())
     """Samples of text."""
+    serve: ServeSection = unidentified(ServeSection())
+    """Serving the trained model."""
 
     @property
     def run_folder(self) -> Path:

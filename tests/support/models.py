@@ -2,8 +2,12 @@
 
 import torch
 
-from trainer.config import ModelSection
+from trainer.checkpoint.format import MODEL_FILE, OPTIMIZER_FILE, CheckpointManifest, TrainingState
+from trainer.checkpoint.writing import CheckpointWriter
+from trainer.config import Config, ModelSection
+from trainer.events import CheckpointSaved
 from trainer.model.gpt import GPT
+from trainer.run_folder import RunFolder
 
 SMALL = ModelSection(vocab_size=512, hidden_size=64, num_layers=3, num_heads=8, num_kv_heads=2, ffn_size=96)
 QK_NORM = SMALL.model_copy(update={"qk_norm": True})
@@ -25,3 +29,20 @@ def uncached_greedy(model: GPT, prompt: list[int], count: int) -> list[int]:
         for _ in range(count):
             ids.append(int(model.logits(model(torch.tensor([ids]))[0, -1]).argmax()))
     return ids[len(prompt) :]
+
+
+def save_run(config: Config, model: GPT, step: int = 7) -> None:
+    """A run folder with this model as its only checkpoint; config and tokenizer are the caller's."""
+    folder = RunFolder.of(config)
+    folder.claim(config)
+    tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    manifest = CheckpointManifest(
+        stage="pretrain", state=TrainingState(step=step), run=config.hash(), data_sha256="", tokenizer_sha256="",
+        precision="fp32", versions={}, config={}, files={},
+    )  # fmt: skip
+    writer = CheckpointWriter(folder.checkpoints, keep=2)
+    shapes = {MODEL_FILE: {name: tuple(tensor.shape) for name, tensor in tensors.items()}, OPTIMIZER_FILE: {}}
+    writer.save(shapes, [(MODEL_FILE, name, tensor) for name, tensor in tensors.items()], lambda: manifest)
+    writer.finish()
+    (outcome,) = writer.outcomes()
+    assert isinstance(outcome, CheckpointSaved), outcome

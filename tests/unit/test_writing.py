@@ -72,11 +72,11 @@ def test_a_held_back_beginning_is_given_out_at_the_end(encoder: TextEncoder) -> 
 
 def test_logprobs_spell_the_text_and_end_before_a_stop_string(encoder: TextEncoder) -> None:
     whole = pieces_of(encoder, "one 春 two END three", [])
-    assert b"".join(token.bytes for piece in whole for token in piece.logprobs).decode() == "one 春 two END three"
+    assert b"".join(token.data for piece in whole for token in piece.logprobs).decode() == "one 春 two END three"
     pieces = pieces_of(encoder, "one 春 two END three", ["END"])
     assert "".join(piece.text for piece in pieces) == "one 春 two "
     assert pieces[-1].finish_reason == "stop"
-    spelled = b"".join(token.bytes for piece in pieces for token in piece.logprobs).decode()
+    spelled = b"".join(token.data for piece in pieces for token in piece.logprobs).decode()
     assert "one 春 two ".startswith(spelled)
     assert spelled.startswith("one 春 two")
 

@@ -3,8 +3,8 @@
 `add` puts a text into the queue; `step` reads a part of the next prompt, gives one id to each running text, and tells what was
 written. It knows ids alone, has no thread and no clock; trainer.inference.writing turns ids into text.
 
-The running texts lie in the cache's slots 0 to n - 1 without a gap: who leaves is replaced by the last one, so a step works on a
-plain slice of the cache. One more slot takes in prompts. It remembers the last one, so a prompt that begins like it (another
+The running texts lie in the cache's slots 0 to n - 1 without a gap: who leaves is replaced by the last one, so a step works on
+a plain slice of the cache. One more slot takes in prompts. It remembers the last one, so a prompt that begins like it (another
 sample of the same question, the same system message) is read only from where they differ.
 
 Shapes: B running texts, T positions of a prompt, V ids.

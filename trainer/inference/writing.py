@@ -16,7 +16,7 @@ from trainer.tokens.tokenizer import TextEncoder
 class TokenLogprob:
     """An id's bytes and log-probability, and the most probable ids in its place."""
 
-    bytes: bytes
+    data: bytes
     logprob: float
     top: tuple[tuple[bytes, float], ...]
 
