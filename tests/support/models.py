@@ -46,3 +46,21 @@ def save_run(config: Config, model: GPT, step: int = 7) -> None:
     writer.finish()
     (outcome,) = writer.outcomes()
     assert isinstance(outcome, CheckpointSaved), outcome
+
+
+def memorise(model: GPT, conversations: list[tuple[list[int], list[int]]], most_steps: int = 500) -> GPT:
+    """Train a model until it answers each prompt with its answer, surely, and then ends the turn."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
+    for _ in range(most_steps):
+        worst = 0.0
+        for prompt, answer in conversations:
+            ids = torch.tensor([prompt + answer])
+            logits = model.logits(model(ids[:, :-1])[0, len(prompt) - 1 :])
+            losses = torch.nn.functional.cross_entropy(logits, ids[0, len(prompt) :], reduction="none")
+            losses.mean().backward()
+            worst = max(worst, float(losses.detach().max()))
+        if worst < 0.1:
+            return model.eval()
+        optimizer.step()
+        optimizer.zero_grad()
+    raise AssertionError(f"not learned within {most_steps} steps: {worst}")

@@ -34,6 +34,7 @@ class Desk:
         self, model: ServedModel, limits: ServeSection, encoder: TextEncoder, thread: ModelThread, metrics: Metrics
     ) -> None:
         self.model, self.limits, self.encoder, self.thread, self.metrics = model, limits, encoder, thread, metrics
+        metrics.running.set_function(lambda: thread.num_running)
         self._num_texts = 0
         self._text_s = 1.0
         """How long a request took lately: what Retry-After goes by."""

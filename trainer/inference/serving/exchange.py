@@ -93,7 +93,6 @@ class Exchange(Response):
             offset = len(texts[number].text)
             texts[number].add(piece)
             num_open -= piece.finish_reason is not None
-            self._desk.metrics.running.set(self._desk.thread.num_running)
             yield number, offset, piece
 
     async def _stream(

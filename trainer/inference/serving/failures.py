@@ -4,6 +4,8 @@ from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+_KINDS = frozenset({"str", "int", "constrained-str", "constrained-int"})
+
 
 class ErrorBody(BaseModel):
     """OpenAI's description of an error."""
@@ -45,9 +47,14 @@ class ApiError(Exception):
 
 
 def invalid(error: ValidationError) -> ApiError:
-    """What is wrong with a request's body: its first fault, with the field's path."""
-    first = error.errors(include_url=False, include_context=False)[0]
-    # the words in the path that name a kind of a union, not a field, are pydantic's own
-    param = ".".join(str(part) for part in first["loc"] if not (isinstance(part, str) and "[" in part)) or None
+    """What is wrong with a request's body: its first fault, with the field's path.
+
+    Where a field may be of several kinds, that is what is wrong with the kind that fits best, which is looked into deepest.
+    """
+    faults = error.errors(include_url=False, include_context=False)
+    first = max((fault for fault in faults if fault["loc"][:1] == faults[0]["loc"][:1]), key=lambda fault: len(fault["loc"]))
+    path = [str(part) for part in first["loc"]]
+    # pydantic's own words for the kinds of a union are no fields
+    param = ".".join(part for part in path if "[" not in part and part not in _KINDS) or None
     message = first["msg"].removeprefix("Value error, ")
     return ApiError(400, f"{param}: {message}" if param else message, "invalid_value", param)

@@ -1,5 +1,6 @@
 """`trainer serve`: the model in its thread, uvicorn in front of it, and an end that lets requests under way finish."""
 
+import os
 import signal
 import socket
 import sys
@@ -7,6 +8,7 @@ import time
 from collections.abc import Mapping
 
 import uvicorn
+from starlette.applications import Starlette
 
 from trainer.config import Config
 from trainer.errors import UsageError
@@ -29,37 +31,49 @@ MAX_CONNECTIONS = 512
 
 
 def serve(config: Config, host: str, port: int, environment: Mapping[str, str], stop: StopRequest) -> None:
-    """Serve the newest checkpoint until a stop signal, then let requests end. Raises Preempted, UsageError."""
+    """Serve the newest checkpoint until a stop signal, then let requests end. Raises Preempted, UsageError, CheckpointError."""
     key = api_key(host, environment)
     folder = RunFolder.of(config)
     folder.check(config)
     encoder = TextEncoder(folder.tokenizer / TOKENIZER_FILE)
     check_vocabulary(encoder, config.model.vocab_size)
-    limits = config.serve
-    context_tokens = min(limits.context_tokens, config.model.max_positions)
-    listener = listen(host, port)
-    loaded = load_model(config, folder, choose_device(config.device, 0), context_tokens)
-    model = ServedModel(
-        limits.model_name or config.name,
-        f"{config.hash()[:12]}-{loaded.step}",
-        int(time.time()),
-        context_tokens,
-        encoder.vocab_size,
+    context_tokens = min(config.serve.context_tokens, config.model.max_positions)
+    with listen(host, port) as listener:
+        loaded = load_model(config, folder, choose_device(config.device, 0), context_tokens)
+        model = ServedModel(
+            name=config.serve.model_name or config.name,
+            fingerprint=f"{config.hash()[:12]}-{loaded.step}",
+            created=int(time.time()),
+            context_tokens=context_tokens,
+            vocab_size=encoder.vocab_size,
+        )
+        writer = Writer(Engine(loaded.model, config.serve.slots, context_tokens, encoder.vocab_size), encoder)
+        thread = ModelThread(writer, on_failure=lambda: server.end())
+        desk = Desk(model, config.serve, encoder, thread, Metrics(model.name))
+        app = make_app(desk, key, LOOPBACK_NAMES if host in LOOPBACK_NAMES else None)
+        address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        greeting = f"{model.name} of step {loaded.step} at {address}; Ctrl-C or SIGTERM ends it"
+        server = _Server(_uvicorn_config(app, config.serve.drain_s), greeting, stop)
+        _run(server, thread, listener, stop)
+
+
+def _uvicorn_config(app: Starlette, drain_s: float) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_keep_alive=5,
+        timeout_graceful_shutdown=max(1, round(drain_s)),
+        limit_concurrency=MAX_CONNECTIONS,
     )
-    writer = Writer(Engine(loaded.model, limits.slots, context_tokens, encoder.vocab_size), encoder)
-    thread = ModelThread(writer, on_failure=lambda: setattr(server, "should_exit", True))
-    desk = Desk(model, limits, encoder, thread, Metrics(model.name))
-    app = make_app(desk, key, LOOPBACK_NAMES if host in LOOPBACK_NAMES else None)
-    address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-    server = _Server(
-        uvicorn.Config(
-            app, http="h11", ws="none", lifespan="off", log_config=None, access_log=False, server_header=False,
-            proxy_headers=False, timeout_keep_alive=5, timeout_graceful_shutdown=max(1, round(limits.drain_s)),
-            limit_concurrency=MAX_CONNECTIONS,
-        ),
-        f"{model.name} of step {loaded.step} at {address}; Ctrl-C or SIGTERM ends it",
-        stop,
-    )  # fmt: skip
+
+
+def _run(server: "_Server", thread: ModelThread, listener: socket.socket, stop: StopRequest) -> None:
     # a lost terminal drains as SIGTERM does
     signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
     with stop.deferred():
@@ -77,6 +91,10 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, greeting: str, stop: StopRequest) -> None:
         super().__init__(config)
         self._greeting, self._stop = greeting, stop
+
+    def end(self) -> None:
+        """Drain and stop, as after a signal; from any thread."""
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, unless a signal came before it was taken over."""
@@ -103,4 +121,7 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
-        raise UsageError(f"--host {host} --port {port}: {error.strerror or error}; choose another one") from None
+        reason = (
+            os.strerror(error.errno) if (error.errno or 0) > 0 else str(error)
+        )  # names that are not found have numbers below 0
+        raise UsageError(f"--host {host} --port {port}: {reason}; choose another one") from None
