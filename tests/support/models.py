@@ -50,7 +50,7 @@ def save_run(config: Config, model: GPT, step: int = 7) -> None:
 
 def memorise(model: GPT, conversations: list[tuple[list[int], list[int]]], most_steps: int = 500) -> GPT:
     """Train a model until it answers each prompt with its answer, surely, and then ends the turn."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2, weight_decay=0.0)
     for _ in range(most_steps):
         worst = 0.0
         for prompt, answer in conversations:
