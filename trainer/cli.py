@@ -97,6 +97,8 @@ def _command(options: argparse.Namespace, call: _Call) -> None:
         print("\n".join(inspect_tokenizer(config, RunFolder.of(config), options.text, options.pieces)))
     elif options.command == "generate" and options.prompt is not None:
         _generate(config, options.prompt)
+    elif options.command == "export":
+        _export(config, options)
     else:
         from trainer.elastic.local import SHARED_STORE_HINT
         from trainer.running import Session, run_stage, run_stages
@@ -164,6 +166,15 @@ def _generate(config: Config, prompt: str) -> None:
         print()
 
 
+def _export(config: Config, options: argparse.Namespace) -> None:
+    """A folder for other tools; its path to stdout."""
+    from trainer.export.exporting import export
+
+    folder = RunFolder.of(config)
+    folder.check(config)
+    print(export(config, folder, options.out, options.format, options.dtype, options.checkpoint))
+
+
 def _note_failure(session: "Session", error: TrainerError) -> None:
     """Tell the failure to whoever watches the run folder; the disk may be what fails."""
     events = session.folder.events
@@ -208,6 +219,7 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("config", parents=[shared], help=config_help, description=config_help)
     command.add_argument("--show", action="store_true", help="print the resolved config as YAML (the default)")
     command.add_argument("--schema", action="store_true", help="print the JSON schema")
+    _add_export(commands, shared)
     _add_plan(commands, shared)
     bench_help = "measure speed on this machine beside a plain loop"
     command = commands.add_parser("bench", help=bench_help, description=bench_help)
@@ -217,6 +229,18 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--profile", action="store_true", help="also write runs/trace-NAME.json for ui.perfetto.dev")
     command.add_argument("--json", action="store_true", help="print JSON to stdout instead of a table")
     return parser
+
+
+def _add_export(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser) -> None:
+    export_help = "write the model as a folder for transformers and vLLM, or as GGUF for llama.cpp"
+    command = commands.add_parser("export", parents=[shared], help=export_help, description=export_help)
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="a new folder, or an earlier export of the run"
+    )
+    command.add_argument("--format", choices=("hf", "gguf"), default="hf", help="hf (the default) or gguf")
+    dtypes = ("float32", "bfloat16", "float16")
+    command.add_argument("--dtype", choices=dtypes, default="float32", help=f"{', '.join(dtypes)} (default: float32)")
+    command.add_argument("--checkpoint", type=Path, metavar="PATH", help="a checkpoint; default: the newest of pretraining")
 
 
 def _add_plan(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser) -> None:

@@ -1,12 +1,13 @@
-"""A model from a run's newest checkpoint."""
+"""A model from a checkpoint: the newest of a run, or one that is named."""
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from trainer.checkpoint.format import MODEL_FILE
-from trainer.checkpoint.reading import load_tensors, newest_checkpoint
+from trainer.checkpoint.format import MANIFEST, MODEL_FILE
+from trainer.checkpoint.reading import Checkpoint, load_tensors, newest_checkpoint, open_checkpoint
 from trainer.config import Config
 from trainer.errors import CheckpointError
 from trainer.model.gpt import GPT
@@ -24,9 +25,21 @@ class LoadedModel:
 
 def load_model(config: Config, folder: RunFolder, device: torch.device, num_positions: int) -> LoadedModel:
     """The model of the newest whole checkpoint, in evaluation mode. Raises CheckpointError."""
-    checkpoint = newest_checkpoint(folder.checkpoints, lambda damaged: print(f"passed over: {damaged.reason}", file=sys.stderr))
+    return load_weights(config, find_checkpoint(folder.checkpoints), device, num_positions)
+
+
+def find_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint by its folder, or the newest whole one of a folder that holds several. Raises CheckpointError."""
+    if (path / MANIFEST).exists():
+        return open_checkpoint(path)
+    checkpoint = newest_checkpoint(path, lambda damaged: print(f"passed over: {damaged.reason}", file=sys.stderr))
     if checkpoint is None:
-        raise CheckpointError(f"{folder.checkpoints}: no checkpoint here; run `trainer pretrain` first")
+        raise CheckpointError(f"{path}: no checkpoint here; run `trainer pretrain` first")
+    return checkpoint
+
+
+def load_weights(config: Config, checkpoint: Checkpoint, device: torch.device, num_positions: int) -> LoadedModel:
+    """The model of a checkpoint, in evaluation mode. Raises CheckpointError if it has another shape."""
     model = GPT(config.model, num_positions).to(device)
     load_tensors(checkpoint.path / MODEL_FILE, dict(model.named_parameters()))
     return LoadedModel(model.eval(), checkpoint.manifest.state.step, checkpoint.manifest.precision)
