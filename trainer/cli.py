@@ -92,9 +92,13 @@ def _command(options: argparse.Namespace, call: _Call) -> None:
     elif options.command == "config":
         print(dump_config(config), end="")
     elif options.command == "tokenizer" and options.action == "inspect":
-        from trainer.tokens.inspecting import inspect_tokenizer
+        from trainer.tokens.inspecting import inspect_chat, inspect_tokenizer
 
-        print("\n".join(inspect_tokenizer(config, RunFolder.of(config), options.text, options.pieces)))
+        folder = RunFolder.of(config)
+        if options.chat is not None:
+            print("\n".join(inspect_chat(folder, options.chat, options.rows)))
+        else:
+            print("\n".join(inspect_tokenizer(config, folder, options.text, options.pieces)))
     elif options.command == "generate" and options.prompt is not None:
         _generate(config, options.prompt)
     elif options.command == "export":
@@ -209,6 +213,9 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("action", nargs="?", choices=("train", "inspect"), default="train")
             command.add_argument("--text", help="with inspect: show how this text is cut")
             command.add_argument("--pieces", type=int, default=40, metavar="N", help="with inspect: pieces to show")
+            chat_help = "with inspect: show this chat file's rows as tokens, with what is learned between « and »"
+            command.add_argument("--chat", metavar="FILE", help=chat_help)
+            command.add_argument("--rows", type=_positive, default=3, metavar="N", help="with --chat: rows to show")
         elif stage == "evaluate":
             command.add_argument("--json", action="store_true", help="print the figures as JSON to stdout")
         elif stage == "generate":
