@@ -37,7 +37,7 @@ _STAGE_HELP: dict[StageName, str] = {
     "tokenizer": "train the tokenizer; `tokenizer inspect` shows its pieces",
     "encode": "clean documents to packed rows of tokens",
     "pretrain": "train the model, from its newest checkpoint if there is one",
-    "evaluate": "held-out bits per byte beside unigram and bigram baselines",
+    "evaluate": "held-out bits per byte beside baselines, and tasks with a right answer",
     "generate": "write text with the trained model",
     "report": "make RUN/report.html",
 }
@@ -134,6 +134,8 @@ def _config(options: argparse.Namespace) -> Config:
             value = getattr(options, key)
             if value is not None:
                 overrides.append(f"generate.{key}={value}")
+    if options.command == "evaluate" and options.checkpoint:
+        overrides.append(f"evaluate.checkpoints={json.dumps(options.checkpoint)}")
     return load_config(options.config, overrides, options.preset)
 
 
@@ -218,6 +220,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--rows", type=_positive, default=3, metavar="N", help="with --chat: rows to show")
         elif stage == "evaluate":
             command.add_argument("--json", action="store_true", help="print the figures as JSON to stdout")
+            which = "checkpoints to evaluate, side by side; default: the newest one of each stage"
+            command.add_argument("--checkpoint", nargs="+", metavar="PATH", help=which)
         elif stage == "generate":
             command.add_argument("--prompt", help="continue this text, streamed to stdout; without it: the config's prompts")
             for name, kind in (("max_tokens", int), ("temperature", float), ("top_p", float), ("seed", int)):

@@ -42,7 +42,7 @@ def model_card(config: Config, manifest: CheckpointManifest, evaluation: Mapping
         "## Text and licences",
         "A model has no licence until the one who publishes it gives it one; the texts that it was trained on have theirs:",
         _licences(config.corpus.sources),
-        "Nothing was done to keep the model from wrong, unfair or private statements. It is not fit for decisions about people.",
+        "Nothing was done to keep the model from wrong, unfair or private statements: not fit for decisions about people.",
     ]
     return "\n\n".join(lines) + "\n"
 

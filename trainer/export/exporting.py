@@ -11,11 +11,11 @@ import torch
 from trainer import __version__
 from trainer.checkpoint.reading import Checkpoint
 from trainer.config import Config
-from trainer.errors import CheckpointError, UsageError
+from trainer.errors import UsageError
 from trainer.export.card import evaluation_of, model_card
 from trainer.export.hugging_face import Dtype, generation_config, model_config, write_tokenizer, write_weights
 from trainer.files import FileRecord, new_folder, write_file, write_json
-from trainer.inference.loading import find_checkpoint, load_weights
+from trainer.inference.loading import check_tokenizer, checkpoint_name, find_checkpoint, load_weights
 from trainer.model.gpt import GPT
 from trainer.run_folder import RunFolder
 from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder, check_vocabulary
@@ -69,22 +69,6 @@ def refuse_other_content(out: Path, run: str, form: Format) -> None:
         raise UsageError(
             f"--out {out}: holds an export of {of}, not of this run as {form}; choose another folder, or remove it"
         )
-
-
-def check_tokenizer(checkpoint: Checkpoint, encoder: TextEncoder) -> None:
-    """Raises CheckpointError if the checkpoint was trained on another tokenizer's ids."""
-    wanted = checkpoint.manifest.tokenizer_sha256
-    if wanted != encoder.sha256:
-        raise CheckpointError(
-            f"{checkpoint.path}: was trained with tokenizer {wanted[:12]}, but {encoder.file} is {encoder.sha256[:12]}; "
-            "give the config of the run that it belongs to"
-        )
-
-
-def checkpoint_name(folder: RunFolder, checkpoint: Checkpoint) -> str:
-    """How results call a checkpoint: its path within the run folder, else the path as it is."""
-    path, run = checkpoint.path.resolve(), folder.path.resolve()
-    return str(path.relative_to(run) if path.is_relative_to(run) else checkpoint.path)
 
 
 def _write(config: Config, folder: RunFolder, model: GPT, partial: Path, form: Format, dtype: Dtype) -> dict[str, FileRecord]:

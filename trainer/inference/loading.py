@@ -12,6 +12,7 @@ from trainer.config import Config
 from trainer.errors import CheckpointError
 from trainer.model.gpt import GPT
 from trainer.run_folder import RunFolder
+from trainer.tokens.tokenizer import TextEncoder
 
 
 @dataclass(frozen=True)
@@ -43,3 +44,19 @@ def load_weights(config: Config, checkpoint: Checkpoint, device: torch.device, n
     model = GPT(config.model, num_positions).to(device)
     load_tensors(checkpoint.path / MODEL_FILE, dict(model.named_parameters()))
     return LoadedModel(model.eval(), checkpoint.manifest.state.step, checkpoint.manifest.precision)
+
+
+def check_tokenizer(checkpoint: Checkpoint, encoder: TextEncoder) -> None:
+    """Raises CheckpointError if the checkpoint was trained on another tokenizer's ids."""
+    wanted = checkpoint.manifest.tokenizer_sha256
+    if wanted != encoder.sha256:
+        raise CheckpointError(
+            f"{checkpoint.path}: was trained with tokenizer {wanted[:12]}, but {encoder.file} is {encoder.sha256[:12]}; "
+            "give the config of the run that it belongs to"
+        )
+
+
+def checkpoint_name(folder: RunFolder, checkpoint: Checkpoint) -> str:
+    """How results call a checkpoint: its path within the run folder, else the path as it is."""
+    path, run = checkpoint.path.resolve(), folder.path.resolve()
+    return str(path.relative_to(run) if path.is_relative_to(run) else checkpoint.path)
