@@ -37,7 +37,7 @@ _STAGE_HELP: dict[StageName, str] = {
     "tokenizer": "train the tokenizer; `tokenizer inspect` shows its pieces",
     "encode": "clean documents to packed rows of tokens",
     "pretrain": "train the model, from its newest checkpoint if there is one",
-    "evaluate": "held-out bits per byte beside unigram and bigram baselines",
+    "evaluate": "held-out bits per byte beside baselines, and tasks with a right answer",
     "generate": "write text with the trained model",
     "report": "make RUN/report.html",
 }
@@ -104,9 +104,11 @@ def _command(options: argparse.Namespace, call: _Call) -> None:
     elif options.command == "chat":
         from trainer.inference.chatting import chat
 
-        chat(config, options.system, sys.stdin, sys.stdout)
+        chat(config, options.checkpoint, options.system, sys.stdin, sys.stdout)
     elif options.command == "serve":
         _serve(config, options, call)
+    elif options.command == "export":
+        _export(config, options)
     else:
         from trainer.elastic.local import SHARED_STORE_HINT
         from trainer.running import Session, run_stage, run_stages
@@ -138,6 +140,8 @@ def _config(options: argparse.Namespace) -> Config:
             value = getattr(options, key)
             if value is not None:
                 overrides.append(f"generate.{key}={value}")
+    if options.command == "evaluate" and options.checkpoint:
+        overrides.append(f"evaluate.checkpoints={json.dumps(options.checkpoint)}")
     return load_config(options.config, overrides, options.preset)
 
 
@@ -182,7 +186,16 @@ def _serve(config: Config, options: argparse.Namespace, call: _Call) -> None:
         if error.name not in ("starlette", "uvicorn"):
             raise
         raise MissingDependencyError(f"{error.name} is not installed: pip install 'pretrain-run[serve]'") from None
-    serve(config, options.host, options.port, call.environment, call.stop)
+    serve(config, options.checkpoint, options.host, options.port, call.environment, call.stop)
+
+
+def _export(config: Config, options: argparse.Namespace) -> None:
+    """A folder for other tools; its path to stdout."""
+    from trainer.export.exporting import export
+
+    folder = RunFolder.of(config)
+    folder.check(config)
+    print(export(config, folder, options.out, options.format, options.dtype, options.checkpoint))
 
 
 def _note_failure(session: "Session", error: TrainerError) -> None:
@@ -224,6 +237,8 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--rows", type=_positive, default=3, metavar="N", help="with --chat: rows to show")
         elif stage == "evaluate":
             command.add_argument("--json", action="store_true", help="print the figures as JSON to stdout")
+            which = "checkpoints to evaluate, side by side; default: the newest one of each stage"
+            command.add_argument("--checkpoint", nargs="+", metavar="PATH", help=which)
         elif stage == "generate":
             command.add_argument("--prompt", help="continue this text, streamed to stdout; without it: the config's prompts")
             _add_sampling(command)
@@ -232,6 +247,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--show", action="store_true", help="print the resolved config as YAML (the default)")
     command.add_argument("--schema", action="store_true", help="print the JSON schema")
     _add_talking(commands, shared)
+    _add_export(commands, shared)
     _add_plan(commands, shared)
     bench_help = "measure speed on this machine beside a plain loop"
     command = commands.add_parser("bench", help=bench_help, description=bench_help)
@@ -251,12 +267,27 @@ def _add_sampling(command: argparse.ArgumentParser) -> None:
 def _add_talking(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser) -> None:
     chat_help = "talk with the trained model in the terminal, or answer each line of a pipe"
     command = commands.add_parser("chat", parents=[shared], help=chat_help, description=chat_help)
+    checkpoint_help = "a checkpoint; default: the newest of pretraining"
+    command.add_argument("--checkpoint", type=Path, metavar="PATH", help=checkpoint_help)
     command.add_argument("--system", metavar="TEXT", help="the conversation's system message")
     _add_sampling(command)
     serve_help = "serve the trained model: OpenAI's API and a chat page"
     command = commands.add_parser("serve", parents=[shared], help=serve_help, description=serve_help)
+    command.add_argument("--checkpoint", type=Path, metavar="PATH", help=checkpoint_help)
     command.add_argument("--host", default="127.0.0.1", help="address to listen on; others than loopback need TRAINER_API_KEY")
     command.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000); 0: a free one")
+
+
+def _add_export(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser) -> None:
+    export_help = "write the model as a folder for transformers and vLLM, or as GGUF for llama.cpp"
+    command = commands.add_parser("export", parents=[shared], help=export_help, description=export_help)
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="a new folder, or an earlier export of the run"
+    )
+    command.add_argument("--format", choices=("hf", "gguf"), default="hf", help="hf (the default) or gguf")
+    dtypes = ("float32", "bfloat16", "float16")
+    command.add_argument("--dtype", choices=dtypes, default="float32", help=f"{', '.join(dtypes)} (default: float32)")
+    command.add_argument("--checkpoint", type=Path, metavar="PATH", help="a checkpoint; default: the newest of pretraining")
 
 
 def _add_plan(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser) -> None:

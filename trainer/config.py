@@ -220,13 +220,45 @@ class TrackingSection(Section):
     """Weights & Biases."""
 
 
+class EvaluationTask(Section):
+    """Questions with a right answer, as JSON lines: docs/evaluation.md has the forms."""
+
+    name: Name
+    """The name under which results list it."""
+    path: Annotated[str, Field(min_length=1)]
+    """A .jsonl file; `box:NAME` comes with the package."""
+    kind: Literal["choice", "preference"] = "choice"
+    """choice: the right one of several texts; preference: the chosen of two conversations."""
+    form: Literal["text", "chat"] = "text"
+    """Of choices. text: the choice continues the question; chat: the assistant says it when a user asks the question."""
+    delimiter: str = " "
+    """Stands between question and choice in form text."""
+    max_items: PositiveInt | None = None
+    """Only the first so many items; unset: all."""
+
+
 class EvaluateSection(Section):
-    """Held-out bits per byte of the trained model beside baselines fitted on the same training split."""
+    """Held-out bits per byte of the trained model beside baselines fitted on the same training split, and tasks."""
 
     max_rows_per_source: PositiveInt | None = None
     """Rows of each source; unset: all held-out rows."""
     batch_rows: PositiveInt = 16
     """Rows in one forward pass."""
+    tasks: tuple[EvaluationTask, ...] = ()
+    """What else the model is asked."""
+    checkpoints: tuple[str, ...] = ()
+    """Checkpoints to evaluate, or folders of which to take the newest one; unset: the newest one of each stage.
+
+    Of several, the texts that continue generate.prompts are shown side by side.
+    """
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [task.name for task in self.tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"task name {name!r} is used twice; each task needs its own")
+        return self
 
 
 class GenerateSection(Section):

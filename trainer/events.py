@@ -173,6 +173,29 @@ class Evaluated(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TaskScored(Event):
+    """A checkpoint's answers to one task. `scores` are by name of the score: accuracy, low, high, p_value."""
+
+    checkpoint: str
+    task: str
+    kind: str
+    n: int
+    chance: float
+    left_out: int
+    scores: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointMeasured(Event):
+    """One of several checkpoints that were evaluated together: bits per byte by source, and texts by prompt."""
+
+    checkpoint: str
+    stage: str
+    bits_per_byte: dict[str, float]
+    samples: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Generated(Event):
     """One text written by the model."""
 

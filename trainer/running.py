@@ -18,6 +18,7 @@ from trainer.corpus.preparing import prepare
 from trainer.elastic.finish import mark_finished, wait_until_finished
 from trainer.elastic.local import LocalRun
 from trainer.errors import BudgetError
+from trainer.evaluation.choosing import settings_hash
 from trainer.events import Generated, OrderChecked, StageFinished, StageStarted
 from trainer.files import write_file, write_json
 from trainer.run_folder import RunFolder
@@ -162,7 +163,7 @@ def _pretrain(session: Session, tracker: Tracker) -> tuple[Summary, bool]:
 
 
 def _evaluate(session: Session, tracker: Tracker) -> tuple[Summary, bool]:
-    if _is_of_newest(session, session.folder.evaluation):
+    if _stored(session.folder.evaluation).get("settings") == settings_hash(session.config, session.folder):
         return {}, False
     if read_manifest(session.folder.tokens).splits["held_out"].rows == 0:
         return {"note": "nothing is held out; raise corpus.held_out, or add documents"}, True
@@ -197,8 +198,14 @@ def _report(session: Session, _tracker: Tracker) -> tuple[Summary, bool]:
 def _is_of_newest(session: Session, file: Path) -> bool:
     """Whether a stage's result was made from the newest checkpoint of this run."""
     steps = steps_in(session.folder.checkpoints)
+    result = _stored(file)
+    return bool(steps) and result.get("step") == steps[-1] and result.get("run") == session.config.hash()
+
+
+def _stored(file: Path) -> dict[str, Any]:
+    """What a stage wrote before; nothing if the file is missing or damaged."""
     try:
         result = json.loads(file.read_bytes())
     except (FileNotFoundError, ValueError):
-        return False
-    return bool(steps) and result.get("step") == steps[-1] and result.get("run") == session.config.hash()
+        return {}
+    return result if isinstance(result, dict) else {}

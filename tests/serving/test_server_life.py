@@ -85,7 +85,8 @@ def test_what_cannot_be_served_is_one_line(
 
 def test_a_stop_signal_lets_requests_end_and_takes_no_new_ones(config: Path) -> None:
     with serving(config) as server, server.client() as client:
-        settings: dict[str, Any] = {"model": NAME, "prompt": "the", "max_tokens": 1000, "temperature": 0}
+        settings: dict[str, Any] = {"model": NAME, "prompt": "the", "max_tokens": 400, "temperature": 0}
+        whole = client.completions.create(**settings).choices[0].text
         stream = client.completions.create(**settings, stream=True)
         first = next(iter(stream)).choices[0].text
         server.process.signal(signal.SIGTERM, 0)
@@ -95,8 +96,6 @@ def test_a_stop_signal_lets_requests_end_and_takes_no_new_ones(config: Path) -> 
         assert "SIGTERM: stopped" in server.process.text()
         with pytest.raises(httpx.ConnectError), server.http() as http:
             http.get("/healthz")
-    with serving(config) as server, server.client() as client:
-        whole = client.completions.create(**settings).choices[0].text
     assert first + "".join(chunk.choices[0].text for chunk in chunks) == whole
 
 

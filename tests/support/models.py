@@ -8,6 +8,7 @@ from trainer.config import Config, ModelSection
 from trainer.events import CheckpointSaved
 from trainer.model.gpt import GPT
 from trainer.run_folder import RunFolder
+from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder
 
 SMALL = ModelSection(vocab_size=512, hidden_size=64, num_layers=3, num_heads=8, num_kv_heads=2, ffn_size=96)
 QK_NORM = SMALL.model_copy(update={"qk_norm": True})
@@ -36,8 +37,9 @@ def save_run(config: Config, model: GPT, step: int = 7) -> None:
     folder = RunFolder.of(config)
     folder.claim(config)
     tensors = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    tokenizer = TextEncoder(folder.tokenizer / TOKENIZER_FILE)
     manifest = CheckpointManifest(
-        stage="pretrain", state=TrainingState(step=step), run=config.hash(), data_sha256="", tokenizer_sha256="",
+        stage="pretrain", state=TrainingState(step=step), run=config.hash(), data_sha256="", tokenizer_sha256=tokenizer.sha256,
         precision="fp32", versions={}, config={}, files={},
     )  # fmt: skip
     writer = CheckpointWriter(folder.checkpoints, keep=2)

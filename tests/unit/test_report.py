@@ -14,6 +14,7 @@ from trainer.errors import RunFolderError
 from trainer.events import (
     CheckpointDamaged,
     CheckpointFailed,
+    CheckpointMeasured,
     CheckpointSaved,
     Evaluated,
     Event,
@@ -27,6 +28,7 @@ from trainer.events import (
     StageStarted,
     StepsDone,
     StepSkipped,
+    TaskScored,
     TrainingFinished,
     TrainingStarted,
     Validated,
@@ -411,6 +413,59 @@ def test_a_folder_without_events_is_an_error_with_the_way_out(tmp_path: Path) ->
     with pytest.raises(RunFolderError, match=r"events\.jsonl: no such file.*name a folder in which a run was started$"):
         write_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+# Tasks and checkpoints side by side
+
+
+def scored(task: str, accuracy: float, checkpoint: str = "checkpoints/step-00000040") -> TaskScored:
+    score = {"accuracy": accuracy, "low": accuracy - 0.05, "high": accuracy + 0.05, "p_value": 7e-7}
+    scores = {"plain": score, "per_character": score | {"p_value": 0.25}}
+    return TaskScored(step=40, checkpoint=checkpoint, task=task, kind="choice", n=245, chance=0.25, left_out=3, scores=scores)
+
+
+def test_tasks_show_accuracy_interval_chance_and_p() -> None:
+    page = render_page(story_of(STARTED, FINISHED, scored("<choice>", 0.4), Evaluated(step=40, bits_per_byte=SCORES)))
+    text = text_of(page)
+    assert "Tasks" in text
+    for words in (
+        "<choice>",
+        "245 (3 left out: trained on)",
+        "per character",
+        "40.0 %",
+        "35.0 to 45.0 %",
+        "25.0 %",
+        "< 0.0001",
+        "0.2500",
+    ):
+        assert words in text, words
+    assert 'aria-label="40.0' in page
+    assert "checkpoints/step-00000040" not in text_of(page.split("Tasks", 1)[1].split("</section>")[0])
+
+
+def test_tasks_are_those_of_the_last_whole_evaluation() -> None:
+    done = Evaluated(step=40, bits_per_byte=SCORES)
+    begun = StageStarted(stage="evaluate")
+    story = story_of(begun, scored("old", 0.3), done, begun, scored("new", 0.4), done, begun, scored("cut off", 0.5))
+    assert [event.task for event in story.scored] == ["new"]
+    assert story_of(begun, scored("old", 0.3), done, begun, done).scored == ()
+
+
+def test_several_checkpoints_stand_side_by_side() -> None:
+    def measured(name: str, bits: float, text: str) -> CheckpointMeasured:
+        figures = {"rfc": bits, "all": bits + 0.1}
+        return CheckpointMeasured(step=1, checkpoint=name, stage="sft", bits_per_byte=figures, samples={"Once <b>": text})
+
+    story = story_of(measured("a", 2.0, " upon"), measured("b", 1.5, " more"), Evaluated(step=40, bits_per_byte=SCORES))
+    text = text_of(render_page(story))
+    assert "Side by side" in text
+    assert re.search(r"a sft 2.000 2.100 b sft 1.500 1.600 Once <b> upon a Once <b> more b", text), text
+
+
+def test_without_tasks_the_page_has_no_section_for_them() -> None:
+    text = text_of(render_page(story_of(STARTED)))
+    assert "Tasks" not in text
+    assert "Side by side" not in text
 
 
 # Units

@@ -31,7 +31,9 @@ def example(kind: type[Event]) -> Event:
             continue
         hint = str(hints[field.name])
         samples = {"str": "word", "int": 3, "float": 0.5, "bool": True}
-        if "dict[str, dict" in hint:
+        if field.name == "scores":
+            values[field.name] = {"plain": {"accuracy": 0.5, "low": 0.4, "high": 0.6, "p_value": 0.1}}
+        elif "dict[str, dict" in hint:
             values[field.name] = {"model": {"a": 1.0, "all": 1.5}}
         elif "dict" in hint:
             values[field.name] = {"a": 1.0}

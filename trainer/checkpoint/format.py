@@ -94,8 +94,8 @@ def steps_in(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
-def safetensors_header(shapes: dict[str, tuple[int, ...]]) -> bytes:
-    """The head of a safetensors file of float32 tensors: 8 bytes of length, then JSON padded to a multiple of 8.
+def safetensors_header(shapes: dict[str, tuple[int, ...]], dtype: Literal["F32", "F16", "BF16"] = "F32") -> bytes:
+    """The head of a safetensors file of tensors of one type: 8 bytes of length, then JSON padded to a multiple of 8.
 
     Written by hand so that the file can be streamed and hashed tensor by tensor; it is read by the library.
     Format: https://github.com/huggingface/safetensors#format
@@ -103,10 +103,10 @@ def safetensors_header(shapes: dict[str, tuple[int, ...]]) -> bytes:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, shape in shapes.items():
-        size_bytes = 4
+        size_bytes = 4 if dtype == "F32" else 2
         for length in shape:
             size_bytes *= length
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, offset + size_bytes]}
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size_bytes]}
         offset += size_bytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

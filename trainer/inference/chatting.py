@@ -3,20 +3,20 @@
 import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TextIO
 
-from trainer.config import Config
+from trainer.config import Config, GenerateSection
 from trainer.errors import UsageError
-from trainer.inference.engine import Engine
-from trainer.inference.loading import load_model
+from trainer.inference.opening import open_model
 from trainer.inference.sampling import Sampling
 from trainer.inference.writing import Writer
-from trainer.run_folder import RunFolder
-from trainer.tokens.chat import Message, render_chat
-from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder, check_vocabulary
-from trainer.training.peers import choose_device
+from trainer.tokens.chat import END_THINK, THINK, Message, render_chat
+from trainer.tokens.tokenizer import SPECIAL_TOKENS, TextEncoder
 
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+_THINK, _END_THINK = SPECIAL_TOKENS[THINK], SPECIAL_TOKENS[END_THINK]
 
 HELP = "/reset forgets the conversation, /system TEXT also sets the system message, /exit or Ctrl-D ends"
 
@@ -24,8 +24,8 @@ HELP = "/reset forgets the conversation, /system TEXT also sets the system messa
 class Conversation:
     """Messages so far, and the model that answers them."""
 
-    def __init__(self, writer: Writer, encoder: TextEncoder, config: Config, system: str | None) -> None:
-        self._writer, self._encoder, self._config = writer, encoder, config
+    def __init__(self, writer: Writer, encoder: TextEncoder, settings: GenerateSection, system: str | None) -> None:
+        self._writer, self._encoder, self._settings = writer, encoder, settings
         self._messages: list[Message] = []
         self.reset(system)
 
@@ -40,7 +40,7 @@ class Conversation:
         Where the conversation outgrows the context, its oldest turns go. Raises UsageError if the question alone does.
         """
         self._messages.append(Message(role="user", content=question))
-        settings = self._config.generate
+        settings = self._settings
         prompt = self._prompt(settings.max_tokens)
         seed = settings.seed + len(self._messages)
         text = self._writer.add(
@@ -55,7 +55,7 @@ class Conversation:
                     yield piece.text
         finally:
             self._writer.cancel(text)
-            self._messages.append(Message(role="assistant", content=answer))
+            self._messages.append(_message(answer))
 
     def _prompt(self, max_tokens: int) -> list[int]:
         room = self._writer.engine.max_positions - max_tokens
@@ -73,17 +73,11 @@ class Conversation:
             del self._messages[first_turn : first_turn + 2]
 
 
-def chat(config: Config, system: str | None, lines: TextIO, out: TextIO) -> None:
-    """Talk until the input ends. Answers go to `out`, all else to stderr."""
-    folder = RunFolder.of(config)
-    folder.check(config)
-    encoder = TextEncoder(folder.tokenizer / TOKENIZER_FILE)
-    check_vocabulary(encoder, config.model.vocab_size)
-    context_tokens = min(config.serve.context_tokens, config.model.max_positions)
-    loaded = load_model(config, folder, choose_device(config.device, 0), context_tokens)
-    writer = Writer(Engine(loaded.model, 1, context_tokens, encoder.vocab_size), encoder)
-    conversation = Conversation(writer, encoder, config, system)
-    _tell(f"{config.name}, step {loaded.step}. {HELP}.")
+def chat(config: Config, checkpoint: Path | None, system: str | None, lines: TextIO, out: TextIO) -> None:
+    """Talk until the input ends. Answers go to `out`, all else to stderr. Raises what `open_model` raises."""
+    opened = open_model(config, 1, checkpoint)
+    conversation = Conversation(opened.writer, opened.encoder, config.generate, system)
+    _tell(f"{config.name}, step {opened.step}. {HELP}.")
     for line in _lines(lines):
         if line == "/exit":
             return
@@ -122,6 +116,14 @@ def _lines(source: TextIO) -> Iterator[str]:
             return
         if line.strip():
             yield line.strip()
+
+
+def _message(answer: str) -> Message:
+    """An answer as a turn: what stands between the marks of thinking is its reasoning, as the template will write it again."""
+    if not answer.lstrip().startswith(_THINK):
+        return Message(role="assistant", content=answer)
+    reasoning, _, content = answer.lstrip().removeprefix(_THINK).partition(_END_THINK)
+    return Message(role="assistant", content=content, reasoning_content=reasoning)
 
 
 def _harmless(text: str) -> str:

@@ -14,6 +14,11 @@ from trainer.events import CheckpointDamaged, CheckpointFailed, StepsDone, Train
 from trainer.tracking import units
 from trainer.tracking.markup import Markup, element
 from trainer.tracking.plot import Axis, Marker, Series, Size, bar_chart, line_chart
+from trainer.tracking.report_evaluation import side_by_side, tasks
+from trainer.tracking.report_parts import figure as _figure
+from trainer.tracking.report_parts import missing as _missing
+from trainer.tracking.report_parts import section as _section
+from trainer.tracking.report_parts import table as _table
 from trainer.tracking.report_timeline import Row, timeline
 from trainer.tracking.run_story import RunStory, percentile
 
@@ -24,7 +29,7 @@ _ALL = "all"
 
 
 def render_page(story: RunStory) -> str:
-    """The whole page. Each section says so plainly where the run has nothing for it yet."""
+    """The whole page. A section says so plainly where the run has nothing for it yet; what must be asked for may be absent."""
     style, script = _asset("report.css"), _asset("report.js")
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
@@ -41,7 +46,7 @@ def render_page(story: RunStory) -> str:
         element("title", f"{story.name}: run report"),
         element("style", style),
     )
-    sections = (_headline, _learning, _speed, _evaluation, _samples, _happenings, _checkpoints, _config)
+    sections = (_headline, _learning, _speed, _evaluation, tasks, _samples, side_by_side, _happenings, _checkpoints, _config)
     content = element("main", *(section(story) for section in sections))
     body = element("body", _title(story), content, _footer(story), element("script", script))
     return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
@@ -53,27 +58,6 @@ def _asset(name: str) -> Markup:
 
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _section(heading: str, *content: str) -> Markup:
-    key = heading.lower().replace(" ", "-")
-    return element("section", element("h2", heading, id=key), *content, aria_labelledby=key)
-
-
-def _missing(text: str, command: str | None = None) -> Markup:
-    way_out = (" ", element("code", command), " does it.") if command else ()
-    return element("p", text, *way_out, class_="missing")
-
-
-def _figure(heading: str, *content: str, class_: str | None = None) -> Markup:
-    return element("figure", element("figcaption", heading), *content, class_=class_)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], class_: str) -> Markup:
-    header = element("tr", *(element("th", text, scope="col") for text in head))
-    body = (element("tr", element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:])) for row in rows)
-    table = element("table", element("thead", header), element("tbody", *body), class_=class_)
-    return element("div", table, class_="scroll")
 
 
 def _clock(time_s: float) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from trainer.events import (
     CheckpointDamaged,
     CheckpointFailed,
+    CheckpointMeasured,
     CheckpointSaved,
     EpochDone,
     Evaluated,
@@ -23,6 +24,7 @@ from trainer.events import (
     StageStarted,
     StepsDone,
     StepSkipped,
+    TaskScored,
     TrainingFinished,
     TrainingStarted,
     Validated,
@@ -32,7 +34,7 @@ from trainer.tracking import units
 Tone = Literal["plain", "good", "bad", "quiet"]
 
 
-_TOLD_ELSEWHERE = StepsDone | EpochDone | Validated | Evaluated | Generated
+_TOLD_ELSEWHERE = StepsDone | EpochDone | Validated | Evaluated | TaskScored | CheckpointMeasured | Generated
 """The page's charts, tables and samples."""
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from trainer import events
 from trainer.events import (
+    CheckpointMeasured,
     CheckpointSaved,
     Evaluated,
     Event,
@@ -19,6 +20,7 @@ from trainer.events import (
     StageStarted,
     StepsDone,
     StepSkipped,
+    TaskScored,
     TrainingFinished,
     TrainingStarted,
     Validated,
@@ -52,6 +54,10 @@ class RunStory:
     stops: tuple[Preempting, ...]
     saves: tuple[CheckpointSaved, ...]
     evaluated: Evaluated | None
+    scored: tuple[TaskScored, ...]
+    """Of the last evaluation, by checkpoint and task."""
+    measured: tuple[CheckpointMeasured, ...]
+    """Of the last evaluation, where it compared several checkpoints."""
     samples: tuple[Generated, ...]
     order: OrderChecked | None
 
@@ -95,6 +101,8 @@ def tell_story(records: Sequence[Record], name: str, config_text: str | None = N
         stops=tuple(_all(records, Preempting)),
         saves=tuple(_all(records, CheckpointSaved)),
         evaluated=_last(records, Evaluated),
+        scored=tuple(_of_last_evaluation(records, TaskScored)),
+        measured=tuple(_of_last_evaluation(records, CheckpointMeasured)),
         samples=tuple(_latest_samples(records)),
         order=_last(records, OrderChecked),
     )
@@ -155,6 +163,21 @@ def _latest_samples(records: Sequence[Record]) -> list[Generated]:
             samples = [event] if begun_anew else [*samples, event]
             begun_anew = False
     return samples
+
+
+def _of_last_evaluation(records: Sequence[Record], kind: type[E]) -> list[E]:
+    """What the last evaluation told before its end; one that was cut off does not count."""
+    told: list[E] = []
+    waiting: list[E] = []
+    for record in records:
+        event = record.event
+        if isinstance(event, StageStarted) and event.stage == "evaluate":
+            waiting = []
+        elif isinstance(event, kind):
+            waiting.append(event)
+        elif isinstance(event, Evaluated):
+            told, waiting = waiting, []
+    return told
 
 
 def _state(records: Sequence[Record]) -> State:

@@ -1,5 +1,6 @@
 """Events for a person: a progress bar where one looks, plain lines in a log. Everything goes to stderr."""
 
+import math
 from typing import TextIO
 
 from rich.console import Console
@@ -9,6 +10,7 @@ from rich.table import Column
 from trainer.events import (
     CheckpointDamaged,
     CheckpointFailed,
+    CheckpointMeasured,
     CheckpointSaved,
     EpochDone,
     Evaluated,
@@ -24,6 +26,7 @@ from trainer.events import (
     StageStarted,
     StepsDone,
     StepSkipped,
+    TaskScored,
     TrainingFinished,
     TrainingStarted,
     Validated,
@@ -134,11 +137,26 @@ def describe(event: Event) -> str | None:
             )
         case Evaluated():
             return "\n".join(_table(event.bits_per_byte))
+        case TaskScored():
+            return "\n".join(_scores(event))
+        case CheckpointMeasured():
+            bits = event.bits_per_byte.get("all", math.nan)
+            return f"{event.checkpoint}: {bits:.4f} bits per byte, {len(event.samples)} texts beside those of the others"
         case Generated():
             return f"> {event.prompt}\n{event.text}\n"
         case SinkFailed():
             return f"{event.sink} gets no more events: {event.reason}"
     return None
+
+
+def _scores(event: TaskScored) -> list[str]:
+    """A line for each score of a task."""
+    head = f"{event.task} of {event.checkpoint}, {event.n} items"
+    return [
+        f"{head}: {name} {score['accuracy']:.3f} ({score['low']:.3f} to {score['high']:.3f}), chance {event.chance:.3f}, "
+        f"p {score['p_value']:.2g}"
+        for name, score in event.scores.items()
+    ]
 
 
 def _table(bits_per_byte: dict[str, dict[str, float]]) -> list[str]:

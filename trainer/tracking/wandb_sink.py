@@ -12,7 +12,7 @@ from typing import Any
 
 from trainer.config import WandbSection
 from trainer.errors import MissingDependencyError
-from trainer.events import EpochDone, Evaluated, Record, StepsDone, Validated
+from trainer.events import EpochDone, Evaluated, Record, StepsDone, TaskScored, Validated
 
 _QUEUE_EVENTS = 10_000
 _STEP_METRICS = ("loss", "lr", "grad_norm", "epoch", "tokens_seen", "tokens_per_s", "data_wait_share", "mfu")
@@ -99,6 +99,8 @@ def metrics(record: Record) -> dict[str, Any]:
             chosen |= {f"bits_per_byte/{name}": value for name, value in event.by_source.items()}
         case Evaluated():
             chosen = {f"evaluation/{name}": values.get("all") for name, values in event.bits_per_byte.items()}
+        case TaskScored():
+            chosen = {f"evaluation/{event.task}/{name}": score["accuracy"] for name, score in event.scores.items()}
         case _:
             return {}
     return {"step": event.step} | {name: value for name, value in chosen.items() if value is not None}

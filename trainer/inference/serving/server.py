@@ -6,53 +6,48 @@ import socket
 import sys
 import time
 from collections.abc import Mapping
+from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
 
 from trainer.config import Config
 from trainer.errors import UsageError
-from trainer.inference.engine import Engine
-from trainer.inference.loading import load_model
+from trainer.inference.opening import open_model
 from trainer.inference.serving.app import make_app
 from trainer.inference.serving.desk import Desk, ServedModel
 from trainer.inference.serving.guard import LOOPBACK_NAMES
 from trainer.inference.serving.metrics import Metrics
 from trainer.inference.serving.model_thread import ModelThread
-from trainer.inference.writing import Writer
-from trainer.run_folder import RunFolder
 from trainer.signals import StopRequest
-from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder, check_vocabulary
-from trainer.training.peers import choose_device
 
 KEY_VARIABLE = "TRAINER_API_KEY"
 MIN_KEY_CHARS = 16
 MAX_CONNECTIONS = 512
 
 
-def serve(config: Config, host: str, port: int, environment: Mapping[str, str], stop: StopRequest) -> None:
-    """Serve the newest checkpoint until a stop signal, then let requests end. Raises Preempted, UsageError, CheckpointError."""
+def serve(
+    config: Config, checkpoint: Path | None, host: str, port: int, environment: Mapping[str, str], stop: StopRequest
+) -> None:
+    """Serve the newest checkpoint, or the one given, until a stop signal; then let requests end.
+
+    Raises Preempted after a stop signal; UsageError, and what `open_model` raises, before it begins.
+    """
     key = api_key(host, environment)
-    folder = RunFolder.of(config)
-    folder.check(config)
-    encoder = TextEncoder(folder.tokenizer / TOKENIZER_FILE)
-    check_vocabulary(encoder, config.model.vocab_size)
-    context_tokens = min(config.serve.context_tokens, config.model.max_positions)
     with listen(host, port) as listener:
-        loaded = load_model(config, folder, choose_device(config.device, 0), context_tokens)
+        opened = open_model(config, config.serve.slots, checkpoint)
         model = ServedModel(
             name=config.serve.model_name or config.name,
-            fingerprint=f"{config.hash()[:12]}-{loaded.step}",
+            fingerprint=f"{config.hash()[:12]}-{opened.step}",
             created=int(time.time()),
-            context_tokens=context_tokens,
-            vocab_size=encoder.vocab_size,
+            context_tokens=opened.context_tokens,
+            vocab_size=opened.encoder.vocab_size,
         )
-        writer = Writer(Engine(loaded.model, config.serve.slots, context_tokens, encoder.vocab_size), encoder)
-        thread = ModelThread(writer, on_failure=lambda: server.end())
-        desk = Desk(model, config.serve, encoder, thread, Metrics(model.name))
+        thread = ModelThread(opened.writer, on_failure=lambda: server.end())
+        desk = Desk(model, config.serve, opened.encoder, thread, Metrics(model.name))
         app = make_app(desk, key, LOOPBACK_NAMES if host in LOOPBACK_NAMES else None)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-        greeting = f"{model.name} of step {loaded.step} at {address}; Ctrl-C or SIGTERM ends it"
+        greeting = f"{model.name} of step {opened.step} at {address}; Ctrl-C or SIGTERM ends it"
         server = _Server(_uvicorn_config(app, config.serve.drain_s), greeting, stop)
         _run(server, thread, listener, stop)
 
@@ -121,7 +116,6 @@ def listen(host: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         return socket.create_server((host, port), family=family, backlog=512)
     except OSError as error:
-        reason = (
-            os.strerror(error.errno) if (error.errno or 0) > 0 else str(error)
-        )  # names that are not found have numbers below 0
+        # names that are not found have numbers below 0
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
         raise UsageError(f"--host {host} --port {port}: {reason}; choose another one") from None
