@@ -42,7 +42,7 @@ def make_app(desk: Desk, key: str | None, names: frozenset[str] | None) -> Starl
         return Response(desk.metrics.text(), headers={"content-type": desk.metrics.content_type})
 
     async def openapi(_: Request) -> Response:
-        return JSONResponse(document())
+        return JSONResponse(document(desk.model.name))
 
     async def models(_: Request) -> Response:
         return _json(ModelList(object="list", data=[_card(desk)]))

@@ -32,9 +32,11 @@ _REFUSED = {
 
 
 @cache
-def document() -> dict[str, Any]:
-    """OpenAPI 3.1 as plain values."""
+def document(model_name: str) -> dict[str, Any]:
+    """OpenAPI 3.1 as plain values, for a server of this model."""
     schemas, definitions = models_json_schema(_MODELS, ref_template="#/components/schemas/{model}")
+    for request in (ChatRequest, CompletionRequest):
+        definitions["$defs"][request.__name__]["properties"]["model"]["enum"] = [model_name]
     refs = {model: ref for (model, _), ref in schemas.items()}
 
     def json_of(model: type[BaseModel]) -> dict[str, Any]:
@@ -61,7 +63,7 @@ def document() -> dict[str, Any]:
             }
         }
 
-    name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
+    name = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "enum": [model_name]}}
     one_model = get("One model", json_of(ModelCard), "401", "403", "404")
     one_model["get"]["parameters"] = [name]
     health = get("Whether the server can answer; needs no key", json_of(Health), "403")
