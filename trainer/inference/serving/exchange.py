@@ -41,7 +41,7 @@ class Exchange(Response):
             with desk.place(order.num_texts):
                 async with asyncio.timeout(desk.limits.deadline_s + STALL_S):
                     await _while_connected(receive, self._answer(order, arrived, send))
-        except ClientDisconnect:
+        except (ClientDisconnect, TimeoutError):  # nobody reads any more; uvicorn closes the connection
             desk.metrics.disconnects.inc()
         except ValidationError as error:
             raise invalid(error) from None

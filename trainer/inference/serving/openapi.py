@@ -51,7 +51,9 @@ def document(model_name: str) -> dict[str, Any]:
         }
 
     def post(summary: str, takes: type[BaseModel], gives: type[BaseModel], chunk: type[BaseModel]) -> dict[str, Any]:
-        streamed = {"text/event-stream": {"schema": {"type": "string", "description": f"{chunk.__name__} events, then [DONE]"}}}
+        words = f"{chunk.__name__} as JSON; the last event is [DONE]"
+        event = {"type": "object", "properties": {"data": {"type": "string", "description": words}}, "required": ["data"]}
+        streamed = {"text/event-stream": {"schema": event}}
         return {
             "post": {
                 "summary": summary,
