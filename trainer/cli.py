@@ -103,6 +103,10 @@ def _command(options: argparse.Namespace, call: _Call) -> None:
         _generate(config, options.prompt)
     elif options.command == "export":
         _export(config, options)
+    elif options.command == "export-tasks":
+        from trainer.evaluation.harness import export_tasks
+
+        print("\n".join(export_tasks(config, options.out)))
     else:
         from trainer.elastic.local import SHARED_STORE_HINT
         from trainer.running import Session, run_stage, run_stages
@@ -231,6 +235,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--show", action="store_true", help="print the resolved config as YAML (the default)")
     command.add_argument("--schema", action="store_true", help="print the JSON schema")
     _add_export(commands, shared)
+    _add_export_tasks(commands, shared)
     _add_plan(commands, shared)
     bench_help = "measure speed on this machine beside a plain loop"
     command = commands.add_parser("bench", help=bench_help, description=bench_help)
@@ -252,6 +257,12 @@ def _add_export(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser
     dtypes = ("float32", "bfloat16", "float16")
     command.add_argument("--dtype", choices=dtypes, default="float32", help=f"{', '.join(dtypes)} (default: float32)")
     command.add_argument("--checkpoint", type=Path, metavar="PATH", help="a checkpoint; default: the newest of pretraining")
+
+
+def _add_export_tasks(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser) -> None:
+    tasks_help = "write the config's tasks for lm-evaluation-harness; their names to stdout"
+    command = commands.add_parser("export-tasks", parents=[shared], help=tasks_help, description=tasks_help)
+    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder, for lm_eval --include_path")
 
 
 def _add_plan(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser) -> None:

@@ -76,9 +76,15 @@ def load_task(task: EvaluationTask, encoder: TextEncoder, held_out_share: float)
     if task.kind == "preference":
         questions = [_preference(pair, encoder) for pair in _pairs(task, file)]
         return _loaded(task, file, questions, 0)
+    used, left_out = used_items(task, file, held_out_share)
+    return _loaded(task, file, [_choice(item, task, encoder) for item in used], left_out)
+
+
+def used_items(task: EvaluationTask, file: Path, held_out_share: float) -> tuple[list[ChoiceItem], int]:
+    """A task's items that the run may be asked, and how many may not, for it trains on their documents."""
     items = read_choices(file)
     used = [item for item in items if item.document is None or is_held_out(bytes.fromhex(item.document), held_out_share)]
-    return _loaded(task, file, [_choice(item, task, encoder) for item in used[: task.max_items]], len(items) - len(used))
+    return used[: task.max_items], len(items) - len(used)
 
 
 def _loaded(task: EvaluationTask, file: Path, questions: list[Question], left_out: int) -> LoadedTask:
