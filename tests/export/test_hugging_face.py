@@ -81,6 +81,7 @@ def test_config_keys_are_those_of_the_model_class(run: Path, tmp_path: Path) -> 
     read = transformers.AutoConfig.from_pretrained(out)
     known = {*read.to_dict(), "torch_dtype", "rope_theta"}  # the two spellings of older versions
     assert set(stored) <= known
+    assert stored["rope_theta"] == 1e6  # read by vLLM's older versions and by converters, with a silent default of 10,000
     assert read.rope_parameters == {"rope_type": "default", "rope_theta": 1e6}
     config = load_config(run).model
     assert (read.head_dim, read.num_key_value_heads, read.rms_norm_eps) == (config.head_size, config.num_kv_heads, 3e-6)
