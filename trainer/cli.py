@@ -37,6 +37,8 @@ _STAGE_HELP: dict[StageName, str] = {
     "tokenizer": "train the tokenizer; `tokenizer inspect` shows its pieces",
     "encode": "clean documents to packed rows of tokens",
     "pretrain": "train the model, from its newest checkpoint if there is one",
+    "sft": "teach the model to answer, from conversations",
+    "dpo": "teach the model to prefer the better of two answers",
     "evaluate": "held-out bits per byte beside unigram and bigram baselines",
     "generate": "write text with the trained model",
     "report": "make RUN/report.html",

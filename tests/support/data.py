@@ -36,7 +36,7 @@ SMALL: dict[str, Any] = {
     "tracking": {"log_every_steps": 1, "measure_peak": False},
     "generate": {"max_tokens": 16},
     "chat": {
-        "row_tokens": 96,
+        "row_tokens": 160,
         "held_out": 0.1,
         "conversations": [{"name": "dialogs", "path": "gone"}],
         "pairs": [{"name": "sister", "path": "gone"}, {"name": "order", "path": "gone"}],

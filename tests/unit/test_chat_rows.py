@@ -91,7 +91,7 @@ def test_the_same_rows_are_found_again_and_other_ones_refused(small_data: Path, 
     assert made
     assert read_manifest(small_data / "chat") == first, "the same input gives the same bytes"
     assert encode(small_data, section, tmp_path / "chat") == (first, False)
-    with pytest.raises(ShardError, match="rows of 96 tokens, but the config says 64"):
+    with pytest.raises(ShardError, match="rows of 160 tokens, but the config says 64"):
         encode(small_data, section, tmp_path / "chat", 64)
     file = tmp_path / "raw-chat" / "dialogs.jsonl"
     file.write_text(file.read_text() * 2)

@@ -11,10 +11,10 @@ from trainer.files import write_json
 from trainer.inference.loading import load_model
 from trainer.run_folder import RunFolder
 from trainer.tracking.hub import Tracker
-from trainer.training.assembly import TrainingData
 from trainer.training.peers import Peers, choose_device
 from trainer.training.precision import Numerics
 from trainer.training.pretrain import NextTokenLoss
+from trainer.training.stage import TrainingData
 from trainer.training.validation import Validator
 from trainer.world import World
 
@@ -39,7 +39,7 @@ def evaluate(config: Config, folder: RunFolder, tracker: Tracker) -> Evaluated:
     figures = {"model": {**validated.by_source, "all": validated.bits_per_byte}}
     figures |= _baselines(validator, NgramModel.fit(data.train, data.manifest.vocab_size))
     evaluated = Evaluated(step=loaded.step, bits_per_byte=figures)
-    write_json(folder.evaluation, {"step": loaded.step, "bits_per_byte": figures, "run": config.hash()})
+    write_json(folder.evaluation, {"stage": loaded.stage, "step": loaded.step, "bits_per_byte": figures, "run": config.hash()})
     tracker.emit(evaluated)
     return evaluated
 
