@@ -37,6 +37,8 @@ _STAGE_HELP: dict[StageName, str] = {
     "tokenizer": "train the tokenizer; `tokenizer inspect` shows its pieces",
     "encode": "clean documents to packed rows of tokens",
     "pretrain": "train the model, from its newest checkpoint if there is one",
+    "sft": "teach the model to answer, from conversations",
+    "dpo": "teach the model to prefer the better of two answers",
     "evaluate": "held-out bits per byte beside baselines, and tasks with a right answer",
     "generate": "write text with the trained model",
     "report": "make RUN/report.html",
@@ -256,7 +258,7 @@ def _add_export(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser
     command.add_argument("--format", choices=("hf", "gguf"), default="hf", help="hf (the default) or gguf")
     dtypes = ("float32", "bfloat16", "float16")
     command.add_argument("--dtype", choices=dtypes, default="float32", help=f"{', '.join(dtypes)} (default: float32)")
-    command.add_argument("--checkpoint", type=Path, metavar="PATH", help="a checkpoint; default: the newest of pretraining")
+    command.add_argument("--checkpoint", type=Path, metavar="PATH", help="a checkpoint; default: the last stage's newest")
 
 
 def _add_export_tasks(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser) -> None:

@@ -30,7 +30,7 @@ def export_tasks(config: Config, out: Path) -> list[str]:
         raise UsageError("evaluate.tasks: none is of kind choice and form text; name one, such as box:wordnet-choice.jsonl")
     if out.exists() and (not out.is_dir() or any(path.suffix not in (".yaml", ".jsonl") for path in out.iterdir())):
         raise UsageError(f"--out {out}: holds something else than tasks; choose a new folder, or remove it")
-    items = {task.name: used_items(task, task_file(task), config.corpus.held_out)[0] for task in tasks}
+    items = {task.name: used_items(task, task_file(task), config)[0] for task in tasks}
     with new_folder(out.absolute()) as partial:
         for task in tasks:
             write_file(partial / f"{task.name}.jsonl", _lines(items[task.name]))
