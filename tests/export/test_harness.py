@@ -49,7 +49,7 @@ def test_its_rule_gives_our_contexts_and_continuations(config: Path, small_data:
             assert item[settings["doc_to_target"]] == question.answer
             context = Environment().from_string(settings["doc_to_text"]).render(item)
             for choice, option in zip(item[settings["doc_to_choice"]], question.options, strict=True):
-                # its rule: blanks at the context's end go to the continuation, then what the context alone encodes to is cut off
+                # its rule: blanks at the context's end go to the continuation; what the context alone encodes to is cut off
                 text = context.rstrip()
                 whole = theirs(context + settings["target_delimiter"] + choice)["input_ids"]
                 start = len(theirs(text)["input_ids"])
