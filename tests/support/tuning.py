@@ -10,6 +10,7 @@ from tests.support.data import write_config
 
 def pretrained(data: Path, folder: Path) -> Path:
     """A run folder with twelve steps of pretraining, and instruction tuning on them."""
+    folder.mkdir(parents=True, exist_ok=True)
     config = write_config(folder / "config.yaml", data)
     for stage in ("pretrain", "sft"):
         ranks.run_trainer(stage, "--config", str(config), folder=folder)

@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 from trainer.events import (
+    AnswersValidated,
     CheckpointDamaged,
     CheckpointFailed,
     CheckpointSaved,
@@ -16,6 +17,7 @@ from trainer.events import (
     Generated,
     OrderChecked,
     Preempting,
+    PreferencesValidated,
     RankKilled,
     Record,
     SinkFailed,
@@ -32,7 +34,7 @@ from trainer.tracking import units
 Tone = Literal["plain", "good", "bad", "quiet"]
 
 
-_TOLD_ELSEWHERE = StepsDone | EpochDone | Validated | Evaluated | Generated
+_TOLD_ELSEWHERE = StepsDone | EpochDone | Validated | AnswersValidated | PreferencesValidated | Evaluated | Generated
 """The page's charts, tables and samples."""
 
 
@@ -93,7 +95,9 @@ def _is_folded(event: Event, following: Sequence[Record]) -> bool:
 
 def _group_key(record: Record) -> object:
     event = record.event
-    if isinstance(event, CheckpointSaved | StepSkipped) or (isinstance(event, StageFinished) and event.skipped):
+    if isinstance(event, CheckpointSaved | StepSkipped):
+        return event.name(), event.stage
+    if isinstance(event, StageFinished) and event.skipped:
         return event.name()
     return id(record)
 
