@@ -1,6 +1,5 @@
 """A small run that has been pretrained, for stages that follow."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from tests.support.data import write_config
 
 def pretrained(data: Path, folder: Path) -> Path:
     """A run folder with twelve steps of pretraining, and instruction tuning on them."""
+    folder.mkdir(parents=True, exist_ok=True)
     config = write_config(folder / "config.yaml", data)
     for stage in ("pretrain", "sft"):
         ranks.run_trainer(stage, "--config", str(config), folder=folder)
@@ -21,8 +21,3 @@ def tuned_from(base: Path, data: Path, folder: Path, stage: str, **changes: Any)
     folder.mkdir(parents=True, exist_ok=True)
     start = {"sft": base / "checkpoints", "dpo": base / "sft" / "checkpoints"}[stage]
     return write_config(folder / "config.yaml", data, init_from=str(start), **changes)
-
-
-def copied(run: Path, folder: Path) -> None:
-    """The run folder of another test, to be continued."""
-    shutil.copytree(run, folder / "run")

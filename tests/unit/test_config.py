@@ -52,6 +52,22 @@ def error_of(text: str, tmp_path: Path, *overrides: str) -> str:
             "launch: {processes: 17}",
             "launch.processes 17 is above the 16 micro-batches of a step; lower it, or lower pretrain.micro_batch 16",
         ),
+        ("stages: [sft]", "stages names sft, but chat.conversations is empty; name a source, or leave the stage out"),
+        ("stages: [dpo]", "stages names dpo, but chat.pairs is empty; name a source, or leave the stage out"),
+        (
+            "stages: [sft]\nchat: {conversations: [{name: a, path: x}]}\nsft: {global_batch: 4}\nlaunch: {processes: 2}",
+            "launch.processes 2 is above the 1 micro-batches of a step; lower it, or lower sft.micro_batch 4",
+        ),
+        (
+            "dpo: {loss: ipo, label_smoothing: 0.1}",
+            "c.yaml:1: dpo: label_smoothing is a setting of loss sigmoid; the loss is ipo",
+        ),
+        ("sft: {lora: {targets: []}}", "c.yaml:1: sft.lora.targets: Tuple should have at least 1 item"),
+        ("chat: {row_tokens: 65536}", "chat.row_tokens 65536 is above model.max_positions 32768"),
+        (
+            "chat: {pairs: [{name: a, path: x}, {name: a, path: y}]}",
+            "c.yaml:1: chat: pairs: source name 'a' is used twice; each source needs its own",
+        ),
         (
             "launch: {kill: [{rank: 1, at_step: 3}]}",
             "launch.kill names rank 1; with launch.processes 2 or more, ranks start at 0",
