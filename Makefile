@@ -22,7 +22,7 @@ BENCH_PROCESSES ?= 2
 BENCH_FLAGS ?=
 PYTEST := $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile
 
-.PHONY: help demo test test-tools test-engines test-operators local-kind-test local-kind-down image image-cpu test-gpu check bench bench-serve corpus chart golden schemas clean lock format
+.PHONY: help demo test test-tools test-engines test-tuning test-operators local-kind-test local-kind-down image image-cpu test-gpu check bench bench-serve corpus chart golden schemas clean lock format
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -32,13 +32,16 @@ demo: $(READY) ## raw text to a trained model in about ten minutes on two cores,
 	@echo "report: runs/demo/report.html"
 
 test: $(READY) ## the tests that need nothing but this environment, under ten minutes on two cores
-	$(PYTEST) -m "not tools and not engines and not operators and not kind and not gpu"
+	$(PYTEST) -m "not tools and not engines and not tuning and not operators and not kind and not gpu"
 
 test-tools: $(READY) ## the tests that need Debian packages: apt-get install chromium g++ openmpi-bin
 	$(PYTEST) -m tools
 
 test-engines: $(READY) ## the tests that train by every engine and resume each one's checkpoint under each other
 	$(PYTEST) -m engines
+
+test-tuning: $(READY) ## the tests that kill, resume and resize instruction tuning and preference optimisation
+	$(PYTEST) -m tuning
 
 test-operators: $(READY) ## the tests on a real API server with the real operators, built by Go into a cache at the first call
 	$(PYTHON) -m k8s.kind.toolbox etcd kube-apiserver kube-controller-manager training-operator mpi-operator helm

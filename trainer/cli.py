@@ -37,6 +37,8 @@ _STAGE_HELP: dict[StageName, str] = {
     "tokenizer": "train the tokenizer; `tokenizer inspect` shows its pieces",
     "encode": "clean documents to packed rows of tokens",
     "pretrain": "train the model, from its newest checkpoint if there is one",
+    "sft": "teach the model to answer, from conversations",
+    "dpo": "teach the model to prefer the better of two answers",
     "evaluate": "held-out bits per byte beside baselines, and tasks with a right answer",
     "generate": "write text with the trained model",
     "report": "make RUN/report.html",
@@ -109,6 +111,10 @@ def _command(options: argparse.Namespace, call: _Call) -> None:
         _serve(config, options, call)
     elif options.command == "export":
         _export(config, options)
+    elif options.command == "export-tasks":
+        from trainer.evaluation.harness import export_tasks
+
+        print("\n".join(export_tasks(config, options.out)))
     else:
         from trainer.elastic.local import SHARED_STORE_HINT
         from trainer.running import Session, run_stage, run_stages
@@ -248,6 +254,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--schema", action="store_true", help="print the JSON schema")
     _add_talking(commands, shared)
     _add_export(commands, shared)
+    _add_export_tasks(commands, shared)
     _add_plan(commands, shared)
     bench_help = "measure speed on this machine beside a plain loop"
     command = commands.add_parser("bench", help=bench_help, description=bench_help)
@@ -267,7 +274,7 @@ def _add_sampling(command: argparse.ArgumentParser) -> None:
 def _add_talking(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser) -> None:
     chat_help = "talk with the trained model in the terminal, or answer each line of a pipe"
     command = commands.add_parser("chat", parents=[shared], help=chat_help, description=chat_help)
-    checkpoint_help = "a checkpoint; default: the newest of pretraining"
+    checkpoint_help = "a checkpoint; default: the newest of the run's last stage"
     command.add_argument("--checkpoint", type=Path, metavar="PATH", help=checkpoint_help)
     command.add_argument("--system", metavar="TEXT", help="the conversation's system message")
     _add_sampling(command)
@@ -287,7 +294,13 @@ def _add_export(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser
     command.add_argument("--format", choices=("hf", "gguf"), default="hf", help="hf (the default) or gguf")
     dtypes = ("float32", "bfloat16", "float16")
     command.add_argument("--dtype", choices=dtypes, default="float32", help=f"{', '.join(dtypes)} (default: float32)")
-    command.add_argument("--checkpoint", type=Path, metavar="PATH", help="a checkpoint; default: the newest of pretraining")
+    command.add_argument("--checkpoint", type=Path, metavar="PATH", help="a checkpoint; default: the last stage's newest")
+
+
+def _add_export_tasks(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser) -> None:
+    tasks_help = "write the config's tasks for lm-evaluation-harness; their names to stdout"
+    command = commands.add_parser("export-tasks", parents=[shared], help=tasks_help, description=tasks_help)
+    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder, for lm_eval --include_path")
 
 
 def _add_plan(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser) -> None:

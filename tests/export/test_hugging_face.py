@@ -81,6 +81,7 @@ def test_config_keys_are_those_of_the_model_class(run: Path, tmp_path: Path) -> 
     read = transformers.AutoConfig.from_pretrained(out)
     known = {*read.to_dict(), "torch_dtype", "rope_theta"}  # the two spellings of older versions
     assert set(stored) <= known
+    assert stored["rope_theta"] == 1e6  # read by vLLM's older versions and by converters, with a silent default of 10,000
     assert read.rope_parameters == {"rope_type": "default", "rope_theta": 1e6}
     config = load_config(run).model
     assert (read.head_dim, read.num_key_value_heads, read.rms_norm_eps) == (config.head_size, config.num_kv_heads, 3e-6)
@@ -130,3 +131,24 @@ def test_export_refuses_to_replace_what_is_not_its_own(run: Path, tmp_path: Path
         assert words in processes.text()
         assert (tmp_path / "out" / "manifest.json").read_text() == content
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_adapters_are_merged_and_the_last_stage_is_exported(small_data: Path, tmp_path: Path) -> None:
+    import transformers
+
+    config = write_config(tmp_path / "config.yaml", small_data, sft__lora={"rank": 4, "alpha": 8.0})
+    for stage in ("pretrain", "sft"):
+        ranks.run_trainer(stage, "--config", str(config), folder=tmp_path)
+    out = exported(config, tmp_path / "out")
+    manifest = json.loads((out / "manifest.json").read_bytes())
+    assert (manifest["stage"], manifest["step"]) == ("sft", 12)
+    loaded = load_config(config)
+    folder = RunFolder.of(loaded)
+    tuned, base = (load_model(loaded, folder, CPU, 64, stage).model for stage in ("sft", "pretrain"))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(out)
+    ids_BT = torch.arange(40)[None] * 37 % loaded.model.vocab_size
+    with torch.no_grad():
+        logits = theirs(ids_BT).logits
+        torch.testing.assert_close(tuned.logits(tuned(ids_BT)), logits, atol=1e-4, rtol=0)
+        assert (base.logits(base(ids_BT)) - logits).abs().max() > 0.01
+    assert transformers.AutoTokenizer.from_pretrained(out).chat_template

@@ -12,6 +12,7 @@ import pytest
 
 from trainer.errors import RunFolderError
 from trainer.events import (
+    AnswersValidated,
     CheckpointDamaged,
     CheckpointFailed,
     CheckpointMeasured,
@@ -21,6 +22,7 @@ from trainer.events import (
     Generated,
     OrderChecked,
     Preempting,
+    PreferencesValidated,
     RankKilled,
     Record,
     SinkFailed,
@@ -432,8 +434,7 @@ def test_tasks_show_accuracy_interval_chance_and_p() -> None:
         "<choice>",
         "245 (3 left out: trained on)",
         "per character",
-        "40.0 %",
-        "35.0 to 45.0 %",
+        "40.0 % (35.0 to 45.0)",
         "25.0 %",
         "< 0.0001",
         "0.2500",
@@ -495,3 +496,37 @@ def test_without_tasks_the_page_has_no_section_for_them() -> None:
 )
 def test_figures_carry_their_units(text: str, expected: str) -> None:
     assert text.replace("\u00a0", " ") == expected
+
+
+def test_curves_of_later_stages_do_not_mix_with_pretraining_s() -> None:
+    figures = {"accuracy": 0.75, "margin": 0.5, "kl": 0.01}
+    answers = AnswersValidated(step=10, stage="sft", bits_per_byte=1.25, by_source={"chatter": 1.25}, duration_s=1.0)
+    preferences = PreferencesValidated(
+        step=10, stage="dpo", pairs=80, accuracy=0.625, by_source={"sister": 0.625}, margin=0.2, kl=0.02, duration_s=1.0
+    )
+    story = story_of(
+        STARTED, step(10, 3.0), step(20, 2.0), validated(20, 1.5), saved(20), FINISHED,
+        replace(STARTED, stage="sft"), replace(step(10, 2.5), stage="sft"), answers, replace(validated(10, 1.6), stage="sft"),
+        replace(STARTED, stage="dpo"), replace(step(10, 0.6), stage="dpo", figures=figures), preferences,
+    )  # fmt: skip
+    assert [event.loss for event in story.steps] == [3.0, 2.0]
+    assert [event.bits_per_byte for event in story.validations] == [1.5]
+    assert len(story.starts) == 1
+    assert [(tuning.stage, [event.loss for event in tuning.steps]) for tuning in story.tunings] == [
+        ("sft", [2.5]),
+        ("dpo", [0.6]),
+    ]
+    assert story.tunings[0].answers == (answers,)
+    assert story.tunings[0].text[0].bits_per_byte == 1.6
+    assert story.tunings[1].preferences == (preferences,)
+    words = text_of(render_page(story))
+    for heading in ("Instruction tuning", "Preference optimisation", "Accuracy", "Margin"):
+        assert heading in words
+
+
+def test_events_of_before_stages_were_told_are_pretraining_s() -> None:
+    line = json.loads(Record(1.0, "r", step(10)).to_json())
+    assert line.pop("stage") == "pretrain"
+    (record,), unknown = parse_records([line])
+    assert record.event == step(10)
+    assert unknown == 0

@@ -5,15 +5,19 @@ from pathlib import Path
 
 import pytest
 
-from trainer.config import CorpusSection, EvaluateSection, EvaluationTask, SourceSection
+from trainer.config import Config, CorpusSection, EvaluateSection, EvaluationTask, SourceSection
+from trainer.config_tuning import ChatSection
 from trainer.corpus.normalising import fingerprint, is_held_out, normalise
-from trainer.corpus.reading import Document, read_source
+from trainer.corpus.reading import JSON_LINES, Document, files_at, read_source
 from trainer.errors import TaskError
 from trainer.evaluation import wordnet_tasks
 from trainer.evaluation.tasks import continuation, load_task, read_choices, task_file
+from trainer.tokens.chat_encoding import split_of
+from trainer.tokens.chat_files import ChatLine, Conversation, Pair, read_chat_file
 from trainer.tokens.tokenizer import IM_END, TOKENIZER_FILE, TextEncoder
 
 BOX = ("wordnet-choice", "wordnet-word-class")
+DEFAULT = Config()
 
 
 def box(name: str, **fields: object) -> EvaluationTask:
@@ -50,16 +54,36 @@ def test_no_run_with_the_default_split_trains_on_a_choice_or_a_word_of_the_box(n
 
 
 def test_items_that_the_run_trains_on_are_left_out(encoder: TextEncoder) -> None:
-    whole = load_task(box(BOX[0]), encoder, 0.02)
+    def with_share(share: float) -> Config:
+        return Config(corpus=CorpusSection(held_out=share), chat=ChatSection(held_out=share))
+
+    whole = load_task(box(BOX[0]), encoder, DEFAULT)
     assert (len(whole.questions), whole.left_out) == (241, 0)
-    fewer = load_task(box(BOX[0]), encoder, 0.01)
+    fewer = load_task(box(BOX[0]), encoder, with_share(0.01))
     assert fewer.left_out == 241 - len(fewer.questions) > 50
-    with pytest.raises(TaskError, match=r"holds no item; the run trains on the documents of all 241"):
-        load_task(box(BOX[0]), encoder, 1e-6)
+    for name in (*BOX, "wordnet-kind"):
+        with pytest.raises(TaskError, match=r"holds no item; the run trains on the documents of all \d+"):
+            load_task(box(name, form="chat" if name == "wordnet-kind" else "text"), encoder, with_share(1e-6))
+
+
+def test_the_kinds_in_the_box_are_asked_of_dialogs_that_sft_holds_out(encoder: TextEncoder) -> None:
+    task = box("wordnet-kind", form="chat")
+    items = read_choices(task_file(task))
+    assert load_task(task, encoder, DEFAULT).left_out == 0
+    (file,) = files_at("box:wordnet-dialogs.jsonl.zst", "dialogs", JSON_LINES)
+    rows = [line.row for line in read_chat_file("dialogs", file, "conversations") if isinstance(line, ChatLine)]
+    told = {row.conversations[0].content: row for row in rows if isinstance(row, Conversation)}
+    for item in items:
+        assert item.choices[item.answer] == told[item.question].conversations[1].content
+        assert split_of(told[item.question], DEFAULT.chat.held_out) == "held_out"
+    assert len(items) > 100
 
 
 def test_max_items_takes_the_first_ones(encoder: TextEncoder) -> None:
-    assert load_task(box(BOX[0], max_items=7), encoder, 0.02).questions == load_task(box(BOX[0]), encoder, 0.02).questions[:7]
+    assert (
+        load_task(box(BOX[0], max_items=7), encoder, DEFAULT).questions
+        == load_task(box(BOX[0]), encoder, DEFAULT).questions[:7]
+    )
 
 
 @pytest.mark.parametrize(
@@ -79,15 +103,15 @@ def test_a_bad_line_is_named_with_its_rule(tmp_path: Path, encoder: TextEncoder,
     file = tmp_path / "task.jsonl"
     file.write_text('{"question": "q", "choices": ["a", "b"], "answer": 0}\n' + line + "\n")
     with pytest.raises(TaskError, match=words):
-        load_task(EvaluationTask(name="own", path=str(file)), encoder, 0.02)
+        load_task(EvaluationTask(name="own", path=str(file)), encoder, DEFAULT)
 
 
 def test_missing_and_empty_files_are_errors(tmp_path: Path, encoder: TextEncoder) -> None:
     with pytest.raises(TaskError, match=r"evaluate.tasks: own: no file at box:nowhere.jsonl"):
-        load_task(EvaluationTask(name="own", path="box:nowhere.jsonl"), encoder, 0.02)
+        load_task(EvaluationTask(name="own", path="box:nowhere.jsonl"), encoder, DEFAULT)
     (tmp_path / "empty.jsonl").touch()
     with pytest.raises(TaskError, match=r"holds no item$"):
-        load_task(EvaluationTask(name="own", path=str(tmp_path / "empty.jsonl")), encoder, 0.02)
+        load_task(EvaluationTask(name="own", path=str(tmp_path / "empty.jsonl")), encoder, DEFAULT)
 
 
 def test_two_tasks_of_one_name_are_refused() -> None:
@@ -108,7 +132,7 @@ def test_a_choice_is_encoded_behind_its_question_and_blanks_belong_to_it(encoder
 def test_in_chat_form_the_assistant_says_the_choice_and_ends_its_turn(tmp_path: Path, encoder: TextEncoder) -> None:
     file = tmp_path / "task.jsonl"
     file.write_text(json.dumps({"question": "What is an elk?", "choices": ["A deer.", "A bird."], "answer": 1}) + "\n")
-    (question,) = load_task(EvaluationTask(name="own", path=str(file), form="chat"), encoder, 0.02).questions
+    (question,) = load_task(EvaluationTask(name="own", path=str(file), form="chat"), encoder, DEFAULT).questions
     assert question.answer == 1
     context = "<|im_start|>user\nWhat is an elk?<|im_end|>\n<|im_start|>assistant\n"
     for option, text in zip(question.options, ("A deer.", "A bird."), strict=True):
@@ -126,10 +150,16 @@ def test_a_preference_is_between_the_last_answers(tmp_path: Path, encoder: TextE
     file = tmp_path / "pairs.jsonl"
     file.write_text(json.dumps(pair) + "\n")
     task = EvaluationTask(name="own", path=str(file), kind="preference")
-    (question,) = load_task(task, encoder, 0.02).questions
+    (question,) = load_task(task, encoder, DEFAULT).questions
     assert question.answer == 0
     assert [encoder.decode(option.ids) for option in question.options] == ["A deer.<|im_end|>", "No.<|im_end|>"]
     assert question.options[0].context == question.options[1].context
+    splits = {split: task.model_copy(update={"split": split}) for split in ("held_out", "train")}
+    own = split_of(Pair.model_validate(pair), DEFAULT.chat.held_out)
+    assert load_task(splits.pop(own), encoder, DEFAULT).questions == (question,)
+    for other in splits.values():
+        with pytest.raises(TaskError, match=r"holds no item$"):
+            load_task(other, encoder, DEFAULT)
     file.write_text(json.dumps({"chosen": asked}) + "\n")
     with pytest.raises(TaskError, match=r"pairs.jsonl:1: rejected: Field required"):
-        load_task(task, encoder, 0.02)
+        load_task(task, encoder, DEFAULT)

@@ -18,7 +18,9 @@ from trainer.tracking.terminal import Terminal, describe
 from trainer.tracking.wandb_sink import metrics
 
 ALL_EVENTS = [
-    kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
+    kind
+    for kind in vars(events).values()
+    if isinstance(kind, type) and issubclass(kind, Event) and kind not in (Event, events.TrainingEvent)
 ]
 
 

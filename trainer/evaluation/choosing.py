@@ -4,20 +4,17 @@ import hashlib
 from pathlib import Path
 
 from trainer.checkpoint.format import steps_in
-from trainer.config import Config
+from trainer.config import TRAINING_STAGES, Config
 from trainer.config_section import canonical_json
 from trainer.run_folder import RunFolder
 
-TUNING_STAGES = ("sft", "dpo", "grpo")
-"""Stages that keep checkpoints of the same model in RUN/STAGE/checkpoints."""
-
 
 def checkpoint_paths(config: Config, folder: RunFolder) -> list[Path]:
-    """What to evaluate: the config's checkpoints, else the newest one of each stage that has any; pretraining's comes first."""
+    """What to evaluate: the config's checkpoints, else the newest one of each stage that has any, in the order of stages."""
     if config.evaluate.checkpoints:
         return [Path(path) for path in config.evaluate.checkpoints]
-    tuned = (folder.path / stage / "checkpoints" for stage in TUNING_STAGES)
-    return [folder.checkpoints, *(path for path in tuned if steps_in(path))]
+    trained = [path for stage in TRAINING_STAGES if steps_in(path := folder.checkpoints_of(stage))]
+    return trained or [folder.checkpoints_of("pretrain")]
 
 
 def settings_hash(config: Config, folder: RunFolder) -> str:

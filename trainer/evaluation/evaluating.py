@@ -23,26 +23,29 @@ from trainer.inference.loading import LoadedModel, check_tokenizer, checkpoint_n
 from trainer.run_folder import RunFolder
 from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder
 from trainer.tracking.hub import Tracker
-from trainer.training.assembly import TrainingData
 from trainer.training.peers import Peers, choose_device
 from trainer.training.precision import Numerics
 from trainer.training.pretrain import NextTokenLoss
+from trainer.training.stage import TrainingData
 from trainer.training.validation import Validator
 from trainer.world import World
 
 
 def evaluate(config: Config, folder: RunFolder, tracker: Tracker) -> Evaluated:
-    """Measure checkpoints and baselines on the same rows; writes RUN/evaluation.json. Raises TaskError, CheckpointError."""
+    """Measure checkpoints and baselines on the same rows; writes RUN/evaluation.json, the last checkpoint's figures in front.
+
+    Raises TaskError, CheckpointError.
+    """
     bench = _Bench.open(config, folder)
     checkpoints = [find_checkpoint(path) for path in checkpoint_paths(config, folder)]
     for checkpoint in checkpoints:
         check_tokenizer(checkpoint, bench.encoder)
     entries = [_measure(bench, checkpoint, tracker, with_samples=len(checkpoints) > 1) for checkpoint in checkpoints]
-    first = entries[0]
-    figures = {"model": first["bits_per_byte"]}
+    last = entries[-1]
+    figures = {"model": last["bits_per_byte"]}
     figures |= _baselines(bench.validator, NgramModel.fit(bench.data.train, bench.data.manifest.vocab_size))
-    evaluated = Evaluated(step=first["step"], bits_per_byte=figures)
-    values = {"step": first["step"], "bits_per_byte": figures, "run": config.hash()}
+    evaluated = Evaluated(step=last["step"], bits_per_byte=figures)
+    values = {"stage": last["stage"], "step": last["step"], "bits_per_byte": figures, "run": config.hash()}
     write_json(folder.evaluation, values | {"checkpoints": entries, "settings": settings_hash(config, folder)})
     tracker.emit(evaluated)
     return evaluated
@@ -73,7 +76,7 @@ class _Bench:
         )
         tasks, longest = {}, config.tokens.row_tokens
         for task in section.tasks:
-            loaded = load_task(task, encoder, config.corpus.held_out)
+            loaded = load_task(task, encoder, config)
             longest = max(longest, check_lengths(task.name, loaded, config.model.max_positions))
             tasks[task.name] = task.kind, loaded
         for prompt in config.generate.prompts:

@@ -3,23 +3,25 @@
     {"question": "...", "choices": ["...", "..."], "answer": 0}          kind choice; answer counts from 0
     {"chosen": [messages], "rejected": [messages]}                       kind preference (trainer.tokens.chat_files)
 
-An item may carry `document`, the fingerprint of the training document that it was made from: it is left out where that document
-is in the run's training split.
+An item may carry `document`, the fingerprint of the training document that it was made from: a page of text, or in form chat
+what stands before a conversation's last answer. It is left out where the run trains on that document.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from trainer.config import EvaluationTask
+from trainer.config import Config, EvaluationTask
 from trainer.corpus.normalising import is_held_out
 from trainer.corpus.reading import BOX, BadLine
 from trainer.errors import TaskError
 from trainer.tokens.chat import ChatIds, Message, render_chat
+from trainer.tokens.chat_encoding import split_of
 from trainer.tokens.chat_files import Pair, encode_pair, read_chat_file
 from trainer.tokens.tokenizer import END_OF_TEXT, TextEncoder
 
@@ -70,15 +72,22 @@ class LoadedTask:
     left_out: int
 
 
-def load_task(task: EvaluationTask, encoder: TextEncoder, held_out_share: float) -> LoadedTask:
+def load_task(task: EvaluationTask, encoder: TextEncoder, config: Config) -> LoadedTask:
     """Read and encode a task. Raises TaskError naming file, line and rule."""
     file = task_file(task)
     if task.kind == "preference":
-        questions = [_preference(pair, encoder) for pair in _pairs(task, file)]
+        questions = [_preference(pair, encoder) for pair in islice(_pairs(task, file, config), task.max_items)]
         return _loaded(task, file, questions, 0)
+    used, left_out = used_items(task, file, config)
+    return _loaded(task, file, [_choice(item, task, encoder) for item in used], left_out)
+
+
+def used_items(task: EvaluationTask, file: Path, config: Config) -> tuple[list[ChoiceItem], int]:
+    """A task's items that the run may be asked, and how many may not, for it trains on their documents."""
     items = read_choices(file)
-    used = [item for item in items if item.document is None or is_held_out(bytes.fromhex(item.document), held_out_share)]
-    return _loaded(task, file, [_choice(item, task, encoder) for item in used[: task.max_items]], len(items) - len(used))
+    share = config.chat.held_out if task.form == "chat" else config.corpus.held_out
+    used = [item for item in items if item.document is None or is_held_out(bytes.fromhex(item.document), share)]
+    return used[: task.max_items], len(items) - len(used)
 
 
 def _loaded(task: EvaluationTask, file: Path, questions: list[Question], left_out: int) -> LoadedTask:
@@ -120,14 +129,13 @@ def read_choices(file: Path) -> list[ChoiceItem]:
     return items
 
 
-def _pairs(task: EvaluationTask, file: Path) -> Iterator[Pair]:
-    for number, line in enumerate(read_chat_file(task.name, file, "pairs")):
+def _pairs(task: EvaluationTask, file: Path, config: Config) -> Iterator[Pair]:
+    for line in read_chat_file(task.name, file, "pairs"):
         if isinstance(line, BadLine):
             raise TaskError(f"{line.file}:{line.line}: {line.reason}")
-        if task.max_items is not None and number >= task.max_items:
-            return
         assert isinstance(line.row, Pair)
-        yield line.row
+        if task.split in ("all", split_of(line.row, config.chat.held_out)):
+            yield line.row
 
 
 def _preference(pair: Pair, encoder: TextEncoder) -> Question:

@@ -5,12 +5,14 @@
     wordnet-choice.jsonl        four definitions of one part of speech: the model must know the word, or guess it from its parts
     wordnet-word-class.jsonl    one definition of each part of speech: the model must know how each is defined. A model of a
                                 million parameters learns this one, which tells its first steps from guessing
+    wordnet-kind.jsonl          in form chat: is it an act, an animal ...? From the dialogs in the box that sft holds out
 
 Only pages that every run with `corpus.held_out` 0.02 or more holds out are used, for right and wrong choices alike, so that
 none of the four was trained on. A word that also stands in the head of another page's line is left out with its senses,
 and so is a definition that another page gives to another word.
 Wrong choices are about as long as the right one. The question is the beginning of a dictionary line, as the model has seen
-many: no instruction needs to be understood.
+many: no instruction needs to be understood. The third task's questions are those that every run with `chat.held_out` 0.05 or
+more holds out.
 """
 
 import hashlib
@@ -22,12 +24,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.config import CorpusSection, SourceSection
+from trainer.config_tuning import ChatSourceSection
 from trainer.corpus.normalising import fingerprint, is_held_out, normalise
-from trainer.corpus.reading import Document, read_source
+from trainer.corpus.reading import JSON_LINES, Document, files_at, read_source
 from trainer.files import write_file
+from trainer.tokens.chat_encoding import question_fingerprint, split_of
+from trainer.tokens.chat_files import ChatLine, Conversation, read_chat_file
 
 HELD_OUT = 0.02
 """The default of `corpus.held_out`: a page that is held out at a share is held out at any larger one."""
+CHAT_HELD_OUT = 0.05
+"""The default of `chat.held_out`."""
 PARTS_OF_SPEECH = ("noun", "verb", "adjective", "adverb")
 NUM_CHOICES = 4
 MIN_GLOSS_CHARS = 16
@@ -35,6 +42,7 @@ NEAREST = 12
 """Wrong choices are drawn from so many definitions of the most similar length."""
 
 _LINE = re.compile(r"(?P<word>[^(]+) \((?P<part>noun|verb|adjective|adverb)(?:; also (?P<others>.+?))?\): (?P<gloss>.+)")
+_KINDS_NAMED = re.compile(r'What is "[^"]+": (?P<kinds>[^?]+)\?(?: It means: .+)?')
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +86,11 @@ def tasks() -> dict[str, str]:
             by_word.setdefault(sense.words[0].casefold(), []).append(sense)
     asked = [min(several, key=lambda sense: _number(sense.gloss)) for several in by_word.values()]
     made = {"wordnet-choice.jsonl": _of_one_class, "wordnet-word-class.jsonl": _of_each_class}
-    return {
+    definitions = {
         name: "".join(_line(number, sense, wrong(sense, usable)) for number, sense in enumerate(asked))
         for name, wrong in made.items()
     }
+    return definitions | {"wordnet-kind.jsonl": "".join(_kinds())}
 
 
 def _folded(words: Sequence[str]) -> list[str]:
@@ -112,6 +121,21 @@ def _line(number: int, sense: Sense, wrong: Sequence[str]) -> str:
     choices = [*wrong[:place], sense.gloss, *wrong[place:]]
     item = {"question": f"{sense.words[0]} ({sense.part_of_speech}):", "choices": choices, "answer": place}
     return json.dumps(item | {"document": sense.document}, ensure_ascii=False) + "\n"
+
+
+def _kinds() -> Iterator[str]:
+    """Questions of the dialogs that name four kinds of things, with the answers as the dialogs give them."""
+    source = ChatSourceSection(name="dialogs", path="box:wordnet-dialogs.jsonl.zst")
+    (file,) = files_at(source.path, source.name, JSON_LINES)
+    for line in read_chat_file(source.name, file, "conversations"):
+        assert isinstance(line, ChatLine), line
+        assert isinstance(line.row, Conversation)
+        asked, answered = line.row.conversations
+        named = _KINDS_NAMED.fullmatch(asked.content)
+        if named and split_of(line.row, CHAT_HELD_OUT) == "held_out":
+            choices = [f"{kind[0].upper()}{kind[1:]}." for kind in re.split(", | or ", named["kinds"])]
+            item = {"question": asked.content, "choices": choices, "answer": choices.index(answered.content)}
+            yield json.dumps(item | {"document": question_fingerprint(line.row).hex()}, ensure_ascii=False) + "\n"
 
 
 def _number(*parts: str) -> int:

@@ -15,7 +15,7 @@ from trainer.errors import UsageError
 from trainer.export.card import evaluation_of, model_card
 from trainer.export.hugging_face import Dtype, generation_config, model_config, write_tokenizer, write_weights
 from trainer.files import FileRecord, new_folder, write_file, write_json
-from trainer.inference.loading import check_tokenizer, checkpoint_name, find_checkpoint, load_weights
+from trainer.inference.loading import check_tokenizer, checkpoint_name, find_checkpoint, load_weights, newest_checkpoints
 from trainer.model.gpt import GPT
 from trainer.run_folder import RunFolder
 from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder, check_vocabulary
@@ -39,7 +39,7 @@ def export(config: Config, folder: RunFolder, out: Path, form: Format, dtype: Dt
     Raises UsageError if `out` holds anything else, CheckpointError or TokenizerError if the run's files do not fit together.
     """
     refuse_other_content(out, config.hash(), form)
-    chosen = find_checkpoint(checkpoint or folder.checkpoints)
+    chosen = find_checkpoint(checkpoint or newest_checkpoints(folder))
     encoder = TextEncoder(folder.tokenizer / TOKENIZER_FILE)
     check_vocabulary(encoder, config.model.vocab_size)
     check_tokenizer(chosen, encoder)

@@ -77,7 +77,7 @@ def chat(config: Config, checkpoint: Path | None, system: str | None, lines: Tex
     """Talk until the input ends. Answers go to `out`, all else to stderr. Raises what `open_model` raises."""
     opened = open_model(config, 1, checkpoint)
     conversation = Conversation(opened.writer, opened.encoder, config.generate, system)
-    _tell(f"{config.name}, step {opened.step}. {HELP}.")
+    _tell(f"{config.name} of {opened.stage}, step {opened.step}. {HELP}.")
     for line in _lines(lines):
         if line == "/exit":
             return

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import torch
 
-from trainer.checkpoint.format import MANIFEST, MODEL_FILE
-from trainer.checkpoint.reading import Checkpoint, load_tensors, newest_checkpoint, open_checkpoint
-from trainer.config import Config
+from trainer.checkpoint.format import MANIFEST
+from trainer.checkpoint.reading import Checkpoint, newest_checkpoint, open_checkpoint
+from trainer.config import TRAINING_STAGES, Config, TrainingStage
 from trainer.errors import CheckpointError
 from trainer.model.gpt import GPT
 from trainer.run_folder import RunFolder
 from trainer.tokens.tokenizer import TextEncoder
+from trainer.training import starting
 
 
 @dataclass(frozen=True)
@@ -20,13 +21,24 @@ class LoadedModel:
     """A model ready for use, and where it stands in its training."""
 
     model: GPT
+    stage: str
     step: int
     precision: str
 
 
-def load_model(config: Config, folder: RunFolder, device: torch.device, num_positions: int) -> LoadedModel:
-    """The model of the newest whole checkpoint, in evaluation mode. Raises CheckpointError."""
-    return load_weights(config, find_checkpoint(folder.checkpoints), device, num_positions)
+def load_model(
+    config: Config, folder: RunFolder, device: torch.device, num_positions: int, stage: TrainingStage | None = None
+) -> LoadedModel:
+    """The model of a stage's newest whole checkpoint, in evaluation mode, its adapters merged. Raises CheckpointError.
+
+    Without a stage it is the last one of the run that has weights.
+    """
+    return load_weights(config, find_checkpoint(newest_checkpoints(folder, stage)), device, num_positions)
+
+
+def newest_checkpoints(folder: RunFolder, stage: TrainingStage | None = None) -> Path:
+    """The folder of a stage's checkpoints; without a stage, of the last one of the run that has weights."""
+    return folder.checkpoints_of(stage or starting.newest_stage(folder) or "pretrain")
 
 
 def find_checkpoint(path: Path) -> Checkpoint:
@@ -35,15 +47,17 @@ def find_checkpoint(path: Path) -> Checkpoint:
         return open_checkpoint(path)
     checkpoint = newest_checkpoint(path, lambda damaged: print(f"passed over: {damaged.reason}", file=sys.stderr))
     if checkpoint is None:
-        raise CheckpointError(f"{path}: no checkpoint here; run `trainer pretrain` first")
+        stage = path.parent.name if path.parent.name in TRAINING_STAGES else "pretrain"
+        raise CheckpointError(f"{path}: no checkpoint here; run `trainer {stage}` first")
     return checkpoint
 
 
 def load_weights(config: Config, checkpoint: Checkpoint, device: torch.device, num_positions: int) -> LoadedModel:
-    """The model of a checkpoint, in evaluation mode. Raises CheckpointError if it has another shape."""
+    """The model of a checkpoint, in evaluation mode, its adapters merged. Raises CheckpointError if it has another shape."""
     model = GPT(config.model, num_positions).to(device)
-    load_tensors(checkpoint.path / MODEL_FILE, dict(model.named_parameters()))
-    return LoadedModel(model.eval(), checkpoint.manifest.state.step, checkpoint.manifest.precision)
+    starting.load_weights(model, checkpoint)
+    manifest = checkpoint.manifest
+    return LoadedModel(model.eval(), manifest.stage, manifest.state.step, manifest.precision)
 
 
 def check_tokenizer(checkpoint: Checkpoint, encoder: TextEncoder) -> None:

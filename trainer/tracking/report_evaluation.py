@@ -8,7 +8,7 @@ from trainer.tracking.markup import Markup, element
 from trainer.tracking.report_parts import section, table
 from trainer.tracking.run_story import RunStory
 
-_WIDTH, _HEIGHT = 200.0, 16.0
+_WIDTH, _HEIGHT = 140.0, 16.0
 """Of a drawn interval, in pixels."""
 
 _SCORE_NAMES = {"plain": "sum", "per_character": "per character"}
@@ -23,7 +23,7 @@ def tasks(story: RunStory) -> Markup:
         "Share of right answers by the log-probability of each choice: its sum, or divided by the choice's length. The line is "
         "the 95% interval (Wilson), the mark is guessing; p is the probability that guessing does as well."
     )
-    head = ["Task", *(["Checkpoint"] if len(names) > 1 else []), "Items", "Score", "Right", "95% interval", "", "Guessing", "p"]
+    head = ["Task", *(["Checkpoint"] if len(names) > 1 else []), "Items", "Score", "Right (95% interval)", "", "Guessing", "p"]
     rows = [_row(event, name, several=len(names) > 1) for event in story.scored for name in event.scores]
     return section("Tasks", element("p", note, class_="note"), table(head, rows, "figures tasks"))
 
@@ -33,11 +33,10 @@ def _row(event: TaskScored, name: str, *, several: bool) -> list[str]:
     left_out = f" ({event.left_out:,} left out: trained on)" if event.left_out else ""
     return [
         event.task,
-        *([event.checkpoint] if several else []),
+        *([event.checkpoint.replace("checkpoints/", "")] if several else []),
         f"{event.n:,}{left_out}",
         _SCORE_NAMES.get(name, name),
-        units.share(score["accuracy"]),
-        f"{100 * score['low']:.1f} to {100 * score['high']:.1f}{units.GAP}%",
+        f"{units.share(score['accuracy'])} ({100 * score['low']:.1f} to {100 * score['high']:.1f})",
         _interval(score, event.chance),
         units.share(event.chance),
         _p_value(score["p_value"]),

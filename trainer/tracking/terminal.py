@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column
 
 from trainer.events import (
+    AnswersValidated,
     CheckpointDamaged,
     CheckpointFailed,
     CheckpointMeasured,
@@ -19,6 +20,7 @@ from trainer.events import (
     Generated,
     OrderChecked,
     Preempting,
+    PreferencesValidated,
     RankKilled,
     Record,
     SinkFailed,
@@ -76,8 +78,9 @@ class Terminal:
 def step_figures(event: StepsDone) -> str:
     """Loss, rate, speed, waiting, utilisation and time left of a step."""
     mfu = "" if event.mfu is None else f"  mfu {event.mfu:.0%}"
+    figures = "".join(f"{name} {value:.3f}  " for name, value in event.figures.items())
     return (
-        f"loss {event.loss:.4f}  {units.count(event.tokens_per_s)} tok/s  left {units.duration(event.eta_s)}{mfu}"
+        f"loss {event.loss:.4f}  {figures}{units.count(event.tokens_per_s)} tok/s  left {units.duration(event.eta_s)}{mfu}"
         f"  data {event.data_wait_share:.1%}  lr {event.lr:.2e}  norm {event.grad_norm:.2f}"
     )
 
@@ -95,7 +98,8 @@ def describe(event: Event) -> str | None:
                 + f"  {facts}"
             )
         case TrainingStarted():
-            origin = f"from {event.resumed_from}" if event.resumed_from else "from the start"
+            start = f"from the weights of {event.started_from}" if event.started_from else "from the start"
+            origin = f"from {event.resumed_from}" if event.resumed_from else start
             peak = "" if event.peak_tflops is None else f", peak {event.peak_tflops:.2f} TFLOPS"
             parameters = units.count(event.num_parameters)
             return (
@@ -112,6 +116,13 @@ def describe(event: Event) -> str | None:
         case Validated():
             sources = "  ".join(f"{name} {value:.4f}" for name, value in event.by_source.items())
             return f"step {event.step}  held-out bits per byte {event.bits_per_byte:.4f}  ({sources})"
+        case AnswersValidated():
+            sources = "  ".join(f"{name} {value:.4f}" for name, value in event.by_source.items())
+            return f"step {event.step}  held-out answers, bits per byte {event.bits_per_byte:.4f}  ({sources})"
+        case PreferencesValidated():
+            sources = "  ".join(f"{name} {value:.3f}" for name, value in event.by_source.items())
+            figures = f"margin {event.margin:.3f}  kl {event.kl:.4f}"
+            return f"step {event.step}  {event.pairs} held-out pairs, accuracy {event.accuracy:.3f}  ({sources})  {figures}"
         case CheckpointSaved():
             size = event.size_bytes / 1e6
             waited_ms = 1000 * event.stall_s

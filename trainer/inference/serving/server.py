@@ -38,7 +38,7 @@ def serve(
         opened = open_model(config, config.serve.slots, checkpoint)
         model = ServedModel(
             name=config.serve.model_name or config.name,
-            fingerprint=f"{config.hash()[:12]}-{opened.step}",
+            fingerprint=f"{config.hash()[:12]}-{opened.stage}-{opened.step}",
             created=int(time.time()),
             context_tokens=opened.context_tokens,
             vocab_size=opened.encoder.vocab_size,
@@ -47,7 +47,7 @@ def serve(
         desk = Desk(model, config.serve, opened.encoder, thread, Metrics(model.name))
         app = make_app(desk, key, LOOPBACK_NAMES if host in LOOPBACK_NAMES else None)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
-        greeting = f"{model.name} of step {opened.step} at {address}; Ctrl-C or SIGTERM ends it"
+        greeting = f"{model.name} of {opened.stage}, step {opened.step}, at {address}; Ctrl-C or SIGTERM ends it"
         server = _Server(_uvicorn_config(app, config.serve.drain_s), greeting, stop)
         _run(server, thread, listener, stop)
 
