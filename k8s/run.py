@@ -85,7 +85,7 @@ def _read(file: Path) -> Document:
 def _check_together(values: RunFile, config: Config, document: Document, file: Path) -> None:
     """What neither part can know alone."""
     world = values.most_nodes * values.processes_per_node
-    most = config.pretrain.num_micro_batches
+    most = config.num_micro_batches
     if world > most:
         where = document.where(("nodes",)) or document.where(("elastic",)) or str(file)
         raise RunFileError(

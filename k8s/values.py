@@ -32,6 +32,7 @@ from k8s.value_parts import (
     StoragePart,
     WandbPart,
 )
+from trainer.config import TRAINING_STAGES
 
 
 class RunFile(Part):
@@ -47,7 +48,7 @@ class RunFile(Part):
     """Training processes of a pod: one per GPU."""
     elastic: ElasticPart = ElasticPart()
     """A changing number of nodes; not for mpijob."""
-    stage: Literal["run", "prepare", "tokenizer", "encode", "pretrain", "evaluate", "generate", "report"] = "run"
+    stage: Literal["run", "prepare", "tokenizer", "encode", "pretrain", "sft", "dpo", "evaluate", "generate", "report"] = "run"
     """What the trainer does; run: the config's stages in turn."""
     trainer: Object = Field(default={})
     """The trainer's config: see `trainer config --schema`, and `trainer config --show` for its defaults."""
@@ -108,7 +109,7 @@ class RunFile(Part):
             raise ValueError(f"nodes {self.nodes} is outside of elastic.min {self.elastic.min} to max {self.elastic.max}")
         if self.elastic.enabled and self.scheduling.kueue.topology_level is not None:
             raise ValueError("scheduling.kueue.topologyLevel with elastic.enabled: Kueue places a fixed number of pods only")
-        if self.stage not in ("run", "pretrain") and self.most_nodes * self.processes_per_node > 1:
+        if self.stage not in ("run", *TRAINING_STAGES) and self.most_nodes * self.processes_per_node > 1:
             raise ValueError(f"stage {self.stage} is one process's work; set nodes: 1 and processesPerNode: 1")
         if self.gitops and self.image.digest is None:
             raise ValueError("gitops needs image.digest: a tag may change without a commit")

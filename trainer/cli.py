@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn, get_args
 from trainer import __version__
 from trainer.config import Config, StageName
 from trainer.config_loading import config_schema, dump_config, load_config, preset_names
-from trainer.errors import RunFolderError, TrainerError, UsageError
+from trainer.errors import MissingDependencyError, RunFolderError, TrainerError, UsageError
 from trainer.events import Failed, Record
 from trainer.planning.hardware import GPUS, LINKS, Cluster, gpu_named, link_named
 from trainer.planning.job import Job
@@ -37,7 +37,9 @@ _STAGE_HELP: dict[StageName, str] = {
     "tokenizer": "train the tokenizer; `tokenizer inspect` shows its pieces",
     "encode": "clean documents to packed rows of tokens",
     "pretrain": "train the model, from its newest checkpoint if there is one",
-    "evaluate": "held-out bits per byte beside unigram and bigram baselines",
+    "sft": "teach the model to answer, from conversations",
+    "dpo": "teach the model to prefer the better of two answers",
+    "evaluate": "held-out bits per byte beside baselines, and tasks with a right answer",
     "generate": "write text with the trained model",
     "report": "make RUN/report.html",
 }
@@ -92,11 +94,27 @@ def _command(options: argparse.Namespace, call: _Call) -> None:
     elif options.command == "config":
         print(dump_config(config), end="")
     elif options.command == "tokenizer" and options.action == "inspect":
-        from trainer.tokens.inspecting import inspect_tokenizer
+        from trainer.tokens.inspecting import inspect_chat, inspect_tokenizer
 
-        print("\n".join(inspect_tokenizer(config, RunFolder.of(config), options.text, options.pieces)))
+        folder = RunFolder.of(config)
+        if options.chat is not None:
+            print("\n".join(inspect_chat(folder, options.chat, options.rows)))
+        else:
+            print("\n".join(inspect_tokenizer(config, folder, options.text, options.pieces)))
     elif options.command == "generate" and options.prompt is not None:
         _generate(config, options.prompt)
+    elif options.command == "chat":
+        from trainer.inference.chatting import chat
+
+        chat(config, options.checkpoint, options.system, sys.stdin, sys.stdout)
+    elif options.command == "serve":
+        _serve(config, options, call)
+    elif options.command == "export":
+        _export(config, options)
+    elif options.command == "export-tasks":
+        from trainer.evaluation.harness import export_tasks
+
+        print("\n".join(export_tasks(config, options.out)))
     else:
         from trainer.elastic.local import SHARED_STORE_HINT
         from trainer.running import Session, run_stage, run_stages
@@ -123,11 +141,13 @@ def _config(options: argparse.Namespace) -> Config:
         value = getattr(options, f"wandb_{key}")
         if value is not None:
             overrides.append(f"tracking.wandb.{key}={json.dumps(value)}")
-    if options.command == "generate":
+    if options.command in ("generate", "chat"):
         for key in ("max_tokens", "temperature", "top_p", "seed"):
             value = getattr(options, key)
             if value is not None:
                 overrides.append(f"generate.{key}={value}")
+    if options.command == "evaluate" and options.checkpoint:
+        overrides.append(f"evaluate.checkpoints={json.dumps(options.checkpoint)}")
     return load_config(options.config, overrides, options.preset)
 
 
@@ -164,6 +184,26 @@ def _generate(config: Config, prompt: str) -> None:
         print()
 
 
+def _serve(config: Config, options: argparse.Namespace, call: _Call) -> None:
+    """Serve until a stop signal."""
+    try:
+        from trainer.inference.serving.server import serve
+    except ModuleNotFoundError as error:
+        if error.name not in ("starlette", "uvicorn"):
+            raise
+        raise MissingDependencyError(f"{error.name} is not installed: pip install 'pretrain-run[serve]'") from None
+    serve(config, options.checkpoint, options.host, options.port, call.environment, call.stop)
+
+
+def _export(config: Config, options: argparse.Namespace) -> None:
+    """A folder for other tools; its path to stdout."""
+    from trainer.export.exporting import export
+
+    folder = RunFolder.of(config)
+    folder.check(config)
+    print(export(config, folder, options.out, options.format, options.dtype, options.checkpoint))
+
+
 def _note_failure(session: "Session", error: TrainerError) -> None:
     """Tell the failure to whoever watches the run folder; the disk may be what fails."""
     events = session.folder.events
@@ -198,16 +238,23 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("action", nargs="?", choices=("train", "inspect"), default="train")
             command.add_argument("--text", help="with inspect: show how this text is cut")
             command.add_argument("--pieces", type=int, default=40, metavar="N", help="with inspect: pieces to show")
+            chat_help = "with inspect: show this chat file's rows as tokens, with what is learned between « and »"
+            command.add_argument("--chat", metavar="FILE", help=chat_help)
+            command.add_argument("--rows", type=_positive, default=3, metavar="N", help="with --chat: rows to show")
         elif stage == "evaluate":
             command.add_argument("--json", action="store_true", help="print the figures as JSON to stdout")
+            which = "checkpoints to evaluate, side by side; default: the newest one of each stage"
+            command.add_argument("--checkpoint", nargs="+", metavar="PATH", help=which)
         elif stage == "generate":
             command.add_argument("--prompt", help="continue this text, streamed to stdout; without it: the config's prompts")
-            for name, kind in (("max_tokens", int), ("temperature", float), ("top_p", float), ("seed", int)):
-                command.add_argument(f"--{name}", type=kind, help=f"generate.{name} of the config")
+            _add_sampling(command)
     config_help = "print the resolved config, or the schema of configs"
     command = commands.add_parser("config", parents=[shared], help=config_help, description=config_help)
     command.add_argument("--show", action="store_true", help="print the resolved config as YAML (the default)")
     command.add_argument("--schema", action="store_true", help="print the JSON schema")
+    _add_talking(commands, shared)
+    _add_export(commands, shared)
+    _add_export_tasks(commands, shared)
     _add_plan(commands, shared)
     bench_help = "measure speed on this machine beside a plain loop"
     command = commands.add_parser("bench", help=bench_help, description=bench_help)
@@ -217,6 +264,43 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--profile", action="store_true", help="also write runs/trace-NAME.json for ui.perfetto.dev")
     command.add_argument("--json", action="store_true", help="print JSON to stdout instead of a table")
     return parser
+
+
+def _add_sampling(command: argparse.ArgumentParser) -> None:
+    for name, kind in (("max_tokens", int), ("temperature", float), ("top_p", float), ("seed", int)):
+        command.add_argument(f"--{name}", type=kind, help=f"generate.{name} of the config")
+
+
+def _add_talking(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser) -> None:
+    chat_help = "talk with the trained model in the terminal, or answer each line of a pipe"
+    command = commands.add_parser("chat", parents=[shared], help=chat_help, description=chat_help)
+    checkpoint_help = "a checkpoint; default: the newest of the run's last stage"
+    command.add_argument("--checkpoint", type=Path, metavar="PATH", help=checkpoint_help)
+    command.add_argument("--system", metavar="TEXT", help="the conversation's system message")
+    _add_sampling(command)
+    serve_help = "serve the trained model: OpenAI's API and a chat page"
+    command = commands.add_parser("serve", parents=[shared], help=serve_help, description=serve_help)
+    command.add_argument("--checkpoint", type=Path, metavar="PATH", help=checkpoint_help)
+    command.add_argument("--host", default="127.0.0.1", help="address to listen on; others than loopback need TRAINER_API_KEY")
+    command.add_argument("--port", type=int, default=8000, help="port to listen on (default: 8000); 0: a free one")
+
+
+def _add_export(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser) -> None:
+    export_help = "write the model as a folder for transformers and vLLM, or as GGUF for llama.cpp"
+    command = commands.add_parser("export", parents=[shared], help=export_help, description=export_help)
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="FOLDER", help="a new folder, or an earlier export of the run"
+    )
+    command.add_argument("--format", choices=("hf", "gguf"), default="hf", help="hf (the default) or gguf")
+    dtypes = ("float32", "bfloat16", "float16")
+    command.add_argument("--dtype", choices=dtypes, default="float32", help=f"{', '.join(dtypes)} (default: float32)")
+    command.add_argument("--checkpoint", type=Path, metavar="PATH", help="a checkpoint; default: the last stage's newest")
+
+
+def _add_export_tasks(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser) -> None:
+    tasks_help = "write the config's tasks for lm-evaluation-harness; their names to stdout"
+    command = commands.add_parser("export-tasks", parents=[shared], help=tasks_help, description=tasks_help)
+    command.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="a new folder, for lm_eval --include_path")
 
 
 def _add_plan(commands: "argparse._SubParsersAction[_Parser]", shared: _Parser) -> None:

@@ -7,13 +7,15 @@ The docstring under a field is its entry in the JSON schema.
 
 import hashlib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from trainer.config_engine import EngineSection
 from trainer.config_section import NOT_IDENTITY, Section, canonical_json, nearest_divisors, unidentified
-from trainer.config_training import PretrainSection
+from trainer.config_serving import ServeSection
+from trainer.config_training import PretrainSection, TrainingSection
+from trainer.config_tuning import ChatSection, DpoSection, SftSection
 
 NUM_SPECIAL_TOKENS = 36
 """Reserved ids at the start of every vocabulary: MiniMind's 21 specials, 6 tool and think marks, 9 spares."""
@@ -25,7 +27,10 @@ MAX_TOKENS_PER_STEP = 1 << 24
 """A step's target tokens are counted in float32 beside the gradients, which is exact below this number."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
-StageName = Literal["prepare", "tokenizer", "encode", "pretrain", "evaluate", "generate", "report"]
+StageName = Literal["prepare", "tokenizer", "encode", "pretrain", "sft", "dpo", "evaluate", "generate", "report"]
+TrainingStage = Literal["pretrain", "sft", "dpo"]
+TRAINING_STAGES: tuple[TrainingStage, ...] = get_args(TrainingStage)
+"""Stages that train, in the order in which each starts from the one before it."""
 
 
 class KillSpec(Section):
@@ -219,13 +224,47 @@ class TrackingSection(Section):
     """Weights & Biases."""
 
 
+class EvaluationTask(Section):
+    """Questions with a right answer, as JSON lines: docs/evaluation.md has the forms."""
+
+    name: Name
+    """The name under which results list it."""
+    path: Annotated[str, Field(min_length=1)]
+    """A .jsonl file; `box:NAME` comes with the package."""
+    kind: Literal["choice", "preference"] = "choice"
+    """choice: the right one of several texts; preference: the chosen of two conversations."""
+    form: Literal["text", "chat"] = "text"
+    """Of choices. text: the choice continues the question; chat: the assistant says it when a user asks the question."""
+    split: Literal["all", "held_out", "train"] = "all"
+    """Of preferences: all pairs, those that chat.held_out holds out, or those that dpo trains on where it is given them."""
+    delimiter: str = " "
+    """Stands between question and choice in form text."""
+    max_items: PositiveInt | None = None
+    """Only the first so many items; unset: all."""
+
+
 class EvaluateSection(Section):
-    """Held-out bits per byte of the trained model beside baselines fitted on the same training split."""
+    """Held-out bits per byte of the trained model beside baselines fitted on the same training split, and tasks."""
 
     max_rows_per_source: PositiveInt | None = None
     """Rows of each source; unset: all held-out rows."""
     batch_rows: PositiveInt = 16
     """Rows in one forward pass."""
+    tasks: tuple[EvaluationTask, ...] = ()
+    """What else the model is asked."""
+    checkpoints: tuple[str, ...] = ()
+    """Checkpoints to evaluate, or folders of which to take the newest one; unset: the newest one of each stage.
+
+    Of several, the texts that continue generate.prompts are shown side by side.
+    """
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [task.name for task in self.tasks]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"task name {name!r} is used twice; each task needs its own")
+        return self
 
 
 class GenerateSection(Section):
@@ -275,6 +314,10 @@ class Config(Section):
     collective_timeout_s: PositiveFloat = unidentified(120.0)
     """Processes that wait longer than this for each other give up."""
 
+    init_from: Annotated[str, Field(min_length=1)] | None = None
+    """A run folder or a checkpoint whose newest weights the run's first training stage starts from; unset: pretraining starts
+    at random. Each later stage starts from the one before it."""
+
     launch: LaunchSection = unidentified(LaunchSection())
     """Processes on this machine."""
     corpus: CorpusSection = CorpusSection()
@@ -287,6 +330,12 @@ class Config(Section):
     """The model's shape."""
     pretrain: PretrainSection = PretrainSection()
     """Pretraining."""
+    chat: ChatSection = ChatSection()
+    """Conversations and preference pairs."""
+    sft: SftSection = SftSection()
+    """Instruction tuning."""
+    dpo: DpoSection = DpoSection()
+    """Direct preference optimisation."""
     validation: ValidationSection = unidentified(ValidationSection())
     """Validation while training."""
     checkpoint: CheckpointSection = unidentified(CheckpointSection())
@@ -297,6 +346,8 @@ class Config(Section):
     """Evaluation after training."""
     generate: GenerateSection = unidentified(GenerateSection())
     """Samples of text."""
+    serve: ServeSection = unidentified(ServeSection())
+    """Serving the trained model."""
 
     @property
     def run_folder(self) -> Path:
@@ -308,6 +359,26 @@ class Config(Section):
         """Folder that holds corpus, tokenizer and token shards."""
         return self.data_dir or self.run_folder
 
+    @property
+    def chat_row_tokens(self) -> int:
+        """Length of a row of conversations or pairs."""
+        return self.chat.row_tokens or self.tokens.row_tokens
+
+    @property
+    def training_stages(self) -> tuple[TrainingStage, ...]:
+        """Those of the stages that train."""
+        return tuple(stage for stage in TRAINING_STAGES if stage in self.stages)
+
+    @property
+    def num_micro_batches(self) -> int:
+        """Micro-batches of a step, of the stage that has fewest: the largest world size that can do all stages."""
+        return min(self.training(stage).num_micro_batches for stage in self.training_stages or ("pretrain",))
+
+    def training(self, stage: TrainingStage) -> TrainingSection:
+        """The section of a training stage."""
+        section: TrainingSection = getattr(self, stage)
+        return section
+
     def hash(self) -> str:
         """SHA-256 of the identity in canonical JSON: sorted keys, no spaces, UTF-8."""
         return hashlib.sha256(canonical_json(self.identity())).hexdigest()
@@ -318,23 +389,41 @@ class Config(Section):
             raise ValueError(
                 f"tokens.row_tokens {self.tokens.row_tokens} is above model.max_positions {self.model.max_positions}"
             )
-        tokens_per_step = self.pretrain.global_batch * self.tokens.row_tokens
-        if tokens_per_step >= MAX_TOKENS_PER_STEP:
-            raise ValueError(
-                f"pretrain.global_batch {self.pretrain.global_batch} x tokens.row_tokens {self.tokens.row_tokens} is "
-                f"{tokens_per_step} tokens a step; it must stay below {MAX_TOKENS_PER_STEP}"
-            )
-        if self.launch.processes > self.pretrain.num_micro_batches:
-            raise ValueError(
-                f"launch.processes {self.launch.processes} is above the {self.pretrain.num_micro_batches} micro-batches of a "
-                f"step; lower it, or lower pretrain.micro_batch {self.pretrain.micro_batch}"
-            )
-        if self.engine.kind == "deepspeed" and self.pretrain.optimizer.kind == "muon":
-            raise ValueError(
-                "pretrain.optimizer.kind muon works with engine.kind ddp and fsdp; DeepSpeed shares out vectors, not matrices: "
-                "set pretrain.optimizer.kind to adamw with a rate of its own (a quarter of Muon's), or choose another engine"
-            )
+        if self.chat_row_tokens > self.model.max_positions:
+            raise ValueError(f"chat.row_tokens {self.chat_row_tokens} is above model.max_positions {self.model.max_positions}")
+        for stage in TRAINING_STAGES:
+            self._check_training(stage)
         for kill in self.launch.kill:
             if kill.rank >= self.launch.processes or self.launch.processes == 1:
                 raise ValueError(f"launch.kill names rank {kill.rank}; with launch.processes 2 or more, ranks start at 0")
         return self
+
+    def _check_training(self, stage: TrainingStage) -> None:
+        """What a training section cannot know alone."""
+        section = self.training(stage)
+        row_name, row_tokens = "tokens.row_tokens", self.tokens.row_tokens
+        if stage != "pretrain":
+            row_name, row_tokens = "chat.row_tokens", self.chat_row_tokens
+        tokens_per_step = section.global_batch * row_tokens
+        if tokens_per_step >= MAX_TOKENS_PER_STEP:
+            raise ValueError(
+                f"{stage}.global_batch {section.global_batch} x {row_name} {row_tokens} is "
+                f"{tokens_per_step} tokens a step; it must stay below {MAX_TOKENS_PER_STEP}"
+            )
+        if (
+            self.engine.kind == "deepspeed"
+            and section.optimizer.kind == "muon"
+            and (stage == "pretrain" or stage in self.stages)
+        ):
+            raise ValueError(
+                f"{stage}.optimizer.kind muon works with engine.kind ddp and fsdp; DeepSpeed shares out vectors, not matrices: "
+                f"set {stage}.optimizer.kind to adamw with a rate of its own (a quarter of Muon's), or choose another engine"
+            )
+        if (stage == "pretrain" or stage in self.stages) and self.launch.processes > section.num_micro_batches:
+            raise ValueError(
+                f"launch.processes {self.launch.processes} is above the {section.num_micro_batches} micro-batches of a "
+                f"step; lower it, or lower {stage}.micro_batch {section.micro_batch}"
+            )
+        sources = {"sft": "conversations", "dpo": "pairs"}.get(stage)
+        if sources is not None and stage in self.stages and not getattr(self.chat, sources):
+            raise ValueError(f"stages names {stage}, but chat.{sources} is empty; name a source, or leave the stage out")

@@ -7,6 +7,7 @@
     |-- TokenizerError          65    tokenizer files missing, damaged, or of another vocabulary
     |-- ShardError              65    token shards missing, truncated, or of another tokenizer
     |-- CheckpointError         65    no usable checkpoint, or one of another model or run
+    |-- TaskError               65    an evaluation task's file is missing or breaks a rule
     |-- RunFolderError          65    the run folder belongs to another run, or another process works in it
     |-- StorageError            65    the disk is full, read-only or failing
     |-- MissingDependencyError  65    an optional package is not installed
@@ -55,6 +56,10 @@ class ShardError(TrainerError):
 
 class CheckpointError(TrainerError):
     """No usable checkpoint, or one that belongs to another model, data set or run."""
+
+
+class TaskError(TrainerError):
+    """An evaluation task's file is missing, breaks a rule, or has nothing that this run may be asked."""
 
 
 class RunFolderError(TrainerError):

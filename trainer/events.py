@@ -27,6 +27,13 @@ class Event:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TrainingEvent(Event):
+    """Base of what a training stage tells: steps are counted in each stage from 0, so whose they are belongs to them."""
+
+    stage: str = "pretrain"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StageStarted(Event):
     """A stage begins."""
 
@@ -63,11 +70,16 @@ class TrainingStarted(Event):
     peak_tflops: float | None
     torch_version: str
     resumed_from: str | None
+    started_from: str | None = None
+    """The checkpoint whose weights the stage began with, relative to its own; None: drawn weights."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StepsDone(Event):
-    """Steps since the last such event. `loss` is nats per target token; speeds are of all processes together."""
+class StepsDone(TrainingEvent):
+    """Steps since the last such event. `loss` is nats per target token, for dpo per pair; speeds are of all processes together.
+
+    `figures` are means that the stage adds: dpo's accuracy, margin, rewards and KL.
+    """
 
     loss: float
     lr: float
@@ -79,10 +91,11 @@ class StepsDone(Event):
     data_wait_share: float
     mfu: float | None
     eta_s: float
+    figures: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class StepSkipped(Event):
+class StepSkipped(TrainingEvent):
     """A step whose loss or gradient was not finite: no process applied it."""
 
     reason: str
@@ -90,7 +103,7 @@ class StepSkipped(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EpochDone(Event):
+class EpochDone(TrainingEvent):
     """A pass over all rows."""
 
     epoch: int
@@ -98,8 +111,8 @@ class EpochDone(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Validated(Event):
-    """Held-out bits per byte: by source, and over all bytes."""
+class Validated(TrainingEvent):
+    """Held-out bits per byte: by source, and over all bytes. Of the pretraining's text, in every stage."""
 
     bits_per_byte: float
     by_source: dict[str, float]
@@ -107,7 +120,28 @@ class Validated(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CheckpointSaved(Event):
+class AnswersValidated(TrainingEvent):
+    """sft: bits per byte of the answers in held-out conversations."""
+
+    bits_per_byte: float
+    by_source: dict[str, float]
+    duration_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PreferencesValidated(TrainingEvent):
+    """Held-out pairs: the share that the model puts in the right order, by how much, and how far it went from its reference."""
+
+    pairs: int
+    accuracy: float
+    by_source: dict[str, float]
+    margin: float
+    kl: float
+    duration_s: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointSaved(TrainingEvent):
     """A checkpoint is on the disk. `stall_s` is what the step loop waited, `write_s` what the writing thread took."""
 
     path: str
@@ -117,14 +151,14 @@ class CheckpointSaved(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CheckpointFailed(Event):
+class CheckpointFailed(TrainingEvent):
     """A checkpoint could not be written; the one before it stays, training goes on."""
 
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CheckpointDamaged(Event):
+class CheckpointDamaged(TrainingEvent):
     """A checkpoint did not match its manifest and was passed over."""
 
     path: str
@@ -132,7 +166,7 @@ class CheckpointDamaged(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Preempting(Event):
+class Preempting(TrainingEvent):
     """A signal asked the run to stop; the state is saved at this step."""
 
     signal: str
@@ -173,6 +207,29 @@ class Evaluated(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class TaskScored(Event):
+    """A checkpoint's answers to one task. `scores` are by name of the score: accuracy, low, high, p_value."""
+
+    checkpoint: str
+    task: str
+    kind: str
+    n: int
+    chance: float
+    left_out: int
+    scores: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointMeasured(Event):
+    """One of several checkpoints that were evaluated together: bits per byte by source, and texts by prompt."""
+
+    checkpoint: str
+    stage: str
+    bits_per_byte: dict[str, float]
+    samples: dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Generated(Event):
     """One text written by the model."""
 
@@ -182,7 +239,7 @@ class Generated(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class OrderChecked(Event):
+class OrderChecked(TrainingEvent):
     """What the sample log says of a run's order."""
 
     steps: int
@@ -216,7 +273,13 @@ class Record:
 
 def _with_null_for_non_finite(fields: dict[str, Any]) -> dict[str, Any]:
     """JSON has no NaN and no infinity."""
-    return {name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in fields.items()}
+    return {name: _finite(value) for name, value in fields.items()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return _with_null_for_non_finite(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def read_events(path: Path, offset: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:

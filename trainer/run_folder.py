@@ -1,7 +1,8 @@
 """The folders of one run, and the rule that no two runs share one.
 
 RUN/config.yaml  events.jsonl  checkpoints/  sample_log/  evaluation.json  generated.json  report.html  DONE
-DATA/corpus/  tokenizer/  tokens/           DATA is RUN unless the config names another
+RUN/sft/  dpo/                              each with checkpoints/  sample_log/  DONE of its own
+DATA/corpus/  tokenizer/  tokens/  chat/  pairs/        DATA is RUN unless the config names another
 """
 
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainer.config import Config
+from trainer.config import Config, TrainingStage
 from trainer.config_loading import dump_config, load_config
 from trainer.errors import ConfigError, RunFolderError
 from trainer.files import LOCK_WAIT_S, locked, write_file
@@ -36,9 +37,15 @@ class RunFolder:
     def events(self) -> Path:
         return self.path / "events.jsonl"
 
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
+    def of_stage(self, stage: TrainingStage) -> Path:
+        """The folder of a training stage's checkpoints, sample log and mark of its end; pretraining's is the run's own."""
+        return self.path if stage == "pretrain" else self.path / stage
+
+    def checkpoints_of(self, stage: TrainingStage) -> Path:
+        return self.of_stage(stage) / "checkpoints"
+
+    def done_of(self, stage: TrainingStage) -> Path:
+        return self.of_stage(stage) / "DONE"
 
     @property
     def evaluation(self) -> Path:
@@ -47,10 +54,6 @@ class RunFolder:
     @property
     def generated(self) -> Path:
         return self.path / "generated.json"
-
-    @property
-    def done(self) -> Path:
-        return self.path / "DONE"
 
     @property
     def corpus(self) -> Path:
@@ -63,6 +66,14 @@ class RunFolder:
     @property
     def tokens(self) -> Path:
         return self.data / "tokens"
+
+    @property
+    def chat(self) -> Path:
+        return self.data / "chat"
+
+    @property
+    def pairs(self) -> Path:
+        return self.data / "pairs"
 
     def claim(self, config: Config) -> None:
         """Make the folder this run's own, or find that it is. Raises RunFolderError naming the fields that differ."""

@@ -1,6 +1,6 @@
 """The stages as a person starts them: alone, or as `run` does them in turn, skipping what is done.
 
-Only pretraining uses several processes; the other stages are the first process's work, and the others wait for its result.
+Only the stages that train use several processes; the rest is the first process's work, and the others wait for its result.
 Stages that need torch import it when they start: preparing text does not.
 """
 
@@ -9,19 +9,23 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint.format import steps_in
-from trainer.config import Config, StageName
+from trainer.config import TRAINING_STAGES, Config, StageName, TrainingStage
 from trainer.corpus.preparing import prepare
 from trainer.elastic.finish import mark_finished, wait_until_finished
 from trainer.elastic.local import LocalRun
 from trainer.errors import BudgetError
+from trainer.evaluation.choosing import settings_hash
 from trainer.events import Generated, OrderChecked, StageFinished, StageStarted
 from trainer.files import write_file, write_json
 from trainer.run_folder import RunFolder
 from trainer.signals import StopRequest
+from trainer.tokens.chat_encoding import encode_chats
+from trainer.tokens.chat_files import RowKind
 from trainer.tokens.encoding import encode_corpus, make_tokenizer, measure_by_source
 from trainer.tokens.shards import read_manifest
 from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder
@@ -30,6 +34,9 @@ from trainer.tracking.progress import byte_progress
 from trainer.tracking.report import write_report
 from trainer.tracking.sinks import make_tracker
 from trainer.world import World
+
+if TYPE_CHECKING:
+    from trainer.training.stage import Stage
 
 WAIT_DEADLINE_S = 48 * 3600.0
 """The other processes wait this long for the first one to prepare data."""
@@ -59,16 +66,19 @@ class Session:
 
 
 def run_stages(session: Session) -> None:
-    """The config's stages in turn; pretraining starts its own processes if the config asks for several."""
+    """The config's stages in turn; those that train start their own processes if the config asks for several."""
     for stage in session.config.stages:
         session.stop.raise_if_requested()
         launch = session.config.launch
-        starts_processes = stage == "pretrain" and launch.processes > 1 and "WORLD_SIZE" not in session.environment
-        if starts_processes and not session.folder.done.exists():
+        training = _training_stage(stage)
+        starts_processes = training and launch.processes > 1 and "WORLD_SIZE" not in session.environment
+        if starts_processes and training and not session.folder.done_of(training).exists():
             with session.folder.working("trainer run"):
                 pass  # refused here and not by each of the processes in turn
             with closing(make_tracker(session.config, session.folder, session.world, None)) as tracker:
-                arguments = ["pretrain", "--config", str(session.folder.config)]
+                arguments = [stage, "--config", str(session.folder.config)]
+                if stage != "pretrain":  # faults are planned for pretraining
+                    launch = launch.model_copy(update={"kill": ()})
                 LocalRun(launch, arguments, session.folder.events, tracker).run(session.environment)
         else:
             run_stage(session, stage)
@@ -80,9 +90,9 @@ def run_stages(session: Session) -> None:
 
 def run_stage(session: Session, stage: StageName) -> None:
     """One stage, or the finding that it is done."""
-    act, result = _stages(session.folder)[stage]
-    if stage != "pretrain" and not session.world.is_first:
-        if result is not None:
+    act, results = _stages(session)[stage]
+    if _training_stage(stage) is None and not session.world.is_first:
+        for result in results:
             _wait_for(result, stage)
         return
     with closing(make_tracker(session.config, session.folder, session.world, stage)) as tracker:
@@ -97,17 +107,35 @@ Act = Callable[[Session, Tracker], tuple[Summary, bool]]
 """Does a stage; returns what to tell of it, and whether it was done now."""
 
 
-def _stages(folder: RunFolder) -> dict[StageName, tuple[Act, Path | None]]:
-    """What does each stage, and the folder whose presence tells other processes that it is done."""
+def _stages(session: Session) -> dict[StageName, tuple[Act, tuple[Path, ...]]]:
+    """What does each stage, and the folders whose presence tells other processes that it is done."""
+    folder = session.folder
     return {
-        "prepare": (_prepare, folder.corpus),
-        "tokenizer": (_tokenizer, folder.tokenizer),
-        "encode": (_encode, folder.tokens),
-        "pretrain": (_pretrain, None),
-        "evaluate": (_evaluate, None),
-        "generate": (_generate, None),
-        "report": (_report, None),
+        "prepare": (_prepare, (folder.corpus,)),
+        "tokenizer": (_tokenizer, (folder.tokenizer,)),
+        "encode": (_encode, _encoded(session)),
+        "pretrain": (partial(_train, "pretrain"), ()),
+        "sft": (partial(_train, "sft"), ()),
+        "dpo": (partial(_train, "dpo"), ()),
+        "evaluate": (_evaluate, ()),
+        "generate": (_generate, ()),
+        "report": (_report, ()),
     }
+
+
+def _training_stage(stage: StageName) -> TrainingStage | None:
+    return next((training for training in TRAINING_STAGES if training == stage), None)
+
+
+def _encoded(session: Session) -> tuple[Path, ...]:
+    """The folders of rows that the config asks for."""
+    config, folder = session.config, session.folder
+    wanted = (
+        (folder.tokens, bool(config.corpus.sources) or not (config.chat.conversations or config.chat.pairs)),
+        (folder.chat, bool(config.chat.conversations)),
+        (folder.pairs, bool(config.chat.pairs)),
+    )
+    return tuple(path for path, is_wanted in wanted if is_wanted)
 
 
 def _wait_for(result: Path, stage: StageName) -> None:
@@ -134,35 +162,66 @@ def _tokenizer(session: Session, _tracker: Tracker) -> tuple[Summary, bool]:
 
 
 def _encode(session: Session, _tracker: Tracker) -> tuple[Summary, bool]:
+    """Rows of text, where the config names sources of it or nothing else, then rows of conversations and pairs."""
     config, folder = session.config, session.folder
-    with byte_progress("encode") as progress:
-        manifest, made = encode_corpus(
-            config.tokens, config.model.vocab_size, folder.corpus, folder.tokenizer, folder.tokens, progress
-        )
-    train = manifest.splits["train"]
-    return {"tokens": train.tokens, "rows": train.rows, "padding": f"{1 - train.utilisation:.2%}"}, made
+    wanted, vocab_size = _encoded(session), config.model.vocab_size
+    summary: Summary = {}
+    any_made = False
+    if folder.tokens in wanted:
+        with byte_progress("encode") as progress:
+            manifest, any_made = encode_corpus(
+                config.tokens, vocab_size, folder.corpus, folder.tokenizer, folder.tokens, progress
+            )
+        train = manifest.splits["train"]
+        summary = {"tokens": train.tokens, "rows": train.rows, "padding": f"{1 - train.utilisation:.2%}"}
+    kinds: tuple[tuple[RowKind, Path], ...] = (("conversations", folder.chat), ("pairs", folder.pairs))
+    for kind, path in kinds:
+        if path in wanted:
+            manifest, made = encode_chats(config.chat, config.chat_row_tokens, kind, vocab_size, folder.tokenizer, path)
+            any_made |= made
+            counted = {
+                name: sum(counts[name] for counts in manifest.counts.values()) for name in ("kept", "held_out", "too_long")
+            }
+            summary |= {f"{kind}:{name}": value for name, value in counted.items()}
+    return summary, any_made
 
 
-def _pretrain(session: Session, tracker: Tracker) -> tuple[Summary, bool]:
+def _stage_of(name: TrainingStage) -> "Stage[Any]":
+    """What a stage adds to training; imports torch."""
+    if name == "sft":
+        from trainer.training.sft import SFT
+
+        return SFT
+    if name == "dpo":
+        from trainer.training.dpo import DPO
+
+        return DPO
+    from trainer.training.pretrain import PRETRAIN
+
+    return PRETRAIN
+
+
+def _train(name: TrainingStage, session: Session, tracker: Tracker) -> tuple[Summary, bool]:
     config, folder = session.config, session.folder
-    if folder.done.exists():
-        return {"run": folder.done.read_text(encoding="utf-8").strip()[:12]}, False
-    from trainer.training.pretrain import pretrain
+    done = folder.done_of(name)
+    if done.exists():
+        return {"run": done.read_text(encoding="utf-8").strip()[:12]}, False
+    from trainer.training.assembly import train
     from trainer.training.sample_log import check_order
 
-    state, order = pretrain(config, folder, session.world, tracker, session.stop)
+    state, order = train(_stage_of(name), config, folder, session.world, tracker, session.stop)
     if not session.world.is_first:
         return {}, True
-    if config.pretrain.sample_log:
-        checked = check_order(folder.path, order, state.step)
+    if config.training(name).sample_log:
+        checked = check_order(folder.of_stage(name), order, state.step)
         tracker.emit(OrderChecked(step=state.step, **asdict(checked)))
     if state.step == order.num_steps:
-        write_file(folder.done, f"{config.hash()}\n".encode())
+        write_file(done, f"{config.hash()}\n".encode())
     return {"steps": state.step, "tokens": state.tokens_seen}, True
 
 
 def _evaluate(session: Session, tracker: Tracker) -> tuple[Summary, bool]:
-    if _is_of_newest(session, session.folder.evaluation):
+    if _stored(session.folder.evaluation).get("settings") == settings_hash(session.config, session.folder):
         return {}, False
     if read_manifest(session.folder.tokens).splits["held_out"].rows == 0:
         return {"note": "nothing is held out; raise corpus.held_out, or add documents"}, True
@@ -186,7 +245,7 @@ def _generate(session: Session, tracker: Tracker) -> tuple[Summary, bool]:
         texts.append(Generated(step=step, prompt=prompt, text=text, tokens_per_s=speed))
         tracker.emit(texts[-1])
     values = [{"prompt": each.prompt, "text": each.text} for each in texts]
-    write_json(folder.generated, {"step": steps_in(folder.checkpoints)[-1], "run": config.hash(), "texts": values})
+    write_json(folder.generated, {**_newest(folder), "run": config.hash(), "texts": values})
     return {"texts": len(texts)}, True
 
 
@@ -194,11 +253,25 @@ def _report(session: Session, _tracker: Tracker) -> tuple[Summary, bool]:
     return {"file": str(write_report(session.folder.path))}, True
 
 
+def _newest(folder: RunFolder) -> dict[str, Any]:
+    """Stage and step of the weights that are used now; none before there are any."""
+    for stage in reversed(TRAINING_STAGES):
+        if steps := steps_in(folder.checkpoints_of(stage)):
+            return {"stage": stage, "step": steps[-1]}
+    return {}
+
+
 def _is_of_newest(session: Session, file: Path) -> bool:
-    """Whether a stage's result was made from the newest checkpoint of this run."""
-    steps = steps_in(session.folder.checkpoints)
+    """Whether a stage's result was made from the newest weights of this run."""
+    result, newest = _stored(file), _newest(session.folder)
+    found = {"stage": result.get("stage", "pretrain"), "step": result.get("step")}
+    return bool(newest) and found == newest and result.get("run") == session.config.hash()
+
+
+def _stored(file: Path) -> dict[str, Any]:
+    """What a stage wrote before; nothing if the file is missing or damaged."""
     try:
         result = json.loads(file.read_bytes())
     except (FileNotFoundError, ValueError):
-        return False
-    return bool(steps) and result.get("step") == steps[-1] and result.get("run") == session.config.hash()
+        return {}
+    return result if isinstance(result, dict) else {}

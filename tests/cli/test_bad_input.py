@@ -30,7 +30,8 @@ def own_data(small_data: Path, tmp_path: Path) -> Path:
 
 def test_unknown_key(small_data: Path, tmp_path: Path) -> None:
     config = write_config(tmp_path / "config.yaml", small_data)
-    config.write_text(config.read_text().replace("micro_batch:", "micro_bach:"))
+    before, section, after = config.read_text().partition("pretrain:\n")
+    config.write_text(before + section + after.replace("micro_batch:", "micro_bach:", 1))
     line = fails(tmp_path, 65, "pretrain", "--config", str(config))
     number = 1 + config.read_text().splitlines().index("  micro_bach: 2")
     assert line == f"trainer: {config}:{number}: pretrain.micro_bach: unknown key; did you mean micro_batch?"
@@ -42,6 +43,24 @@ def test_impossible_value(small_data: Path, tmp_path: Path) -> None:
     line = fails(tmp_path, 65, "pretrain", "--config", str(config), "--set", "pretrain.micro_batch=3")
     assert line.endswith("pretrain: micro_batch 3 does not divide global_batch 8; nearest: 2, 4")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_stage_without_what_it_starts_from(small_data: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "config.yaml", small_data)
+    line = fails(tmp_path, 65, "sft", "--config", str(config))
+    assert line.endswith("nothing for sft to start from; run `trainer pretrain` first, or name a run folder as init_from")
+    ranks.run_trainer("pretrain", "--config", str(config), "--set", "pretrain.stop_after=4", folder=tmp_path)
+    line = fails(tmp_path, 65, "sft", "--config", str(config))
+    assert line.endswith("checkpoints: pretrain is not finished; run `trainer pretrain` to its end first")
+    other = write_config(tmp_path / "other.yaml", small_data, init_from=str(tmp_path / "no"), run_dir=str(tmp_path / "other"))
+    assert "neither a checkpoint nor a run folder that holds one" in fails(tmp_path, 65, "dpo", "--config", str(other))
+
+
+def test_a_stage_without_its_rows(own_data: Path, tmp_path: Path) -> None:
+    shutil.rmtree(own_data / "chat")
+    config = write_config(tmp_path / "config.yaml", own_data)
+    line = fails(tmp_path, 65, "sft", "--config", str(config))
+    assert line.endswith("chat: no conversations here; name sources in chat.conversations and run `trainer encode` first")
 
 
 def test_missing_config_and_no_config(tmp_path: Path) -> None:

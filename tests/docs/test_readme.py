@@ -24,7 +24,7 @@ def test_the_own_run_of_the_readme_works_as_written(small_data: Path, tmp_path: 
         (tmp_path / "my-text" / file.name).write_bytes(file.read_bytes())
     (tmp_path / "my-run.yaml").write_text(block("yaml"), encoding="utf-8")
     commands = [line.partition("#")[0].strip() for line in block("sh").splitlines() if line.strip()]
-    assert len(commands) == 4
+    assert len(commands) == 5
     # one thread: beside other tests, threads that wait for each other would wait for those too
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"}
     for command in commands:

@@ -9,13 +9,14 @@ import torch
 from tests.support import ranks, runs
 from tests.support.data import SMALL, load_config_values, write_config
 from trainer.run_folder import RunFolder
-from trainer.training.assembly import TrainingData, make_model, order_of
+from trainer.training.assembly import make_model, order_of
 from trainer.training.batches import Loader
 from trainer.training.engines.ddp import DataParallel
 from trainer.training.engines.protocol import Share
 from trainer.training.optimizers.update import Rates
 from trainer.training.precision import Numerics
 from trainer.training.pretrain import NextTokenLoss
+from trainer.training.stage import TrainingData
 from trainer.world import World
 
 pytestmark = pytest.mark.gpu

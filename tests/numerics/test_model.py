@@ -6,27 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.support.models import QK_NORM, SMALL, model_of, uncached_greedy
 from trainer.config import GenerateSection, ModelSection
 from trainer.config_loading import load_config, preset_names
 from trainer.errors import UsageError
-from trainer.inference.generation import choose, generate_ids
+from trainer.inference.generation import generate_ids
+from trainer.inference.sampling import choose
 from trainer.model.attention import DocumentMask, attend
 from trainer.model.gpt import GPT
 from trainer.model.loss import CHUNK_POSITIONS, next_token_loss
 from trainer.tokens.shards import IGNORED, TokenRows, read_manifest
-
-SMALL = ModelSection(vocab_size=512, hidden_size=64, num_layers=3, num_heads=8, num_kv_heads=2, ffn_size=96)
-QK_NORM = SMALL.model_copy(update={"qk_norm": True})
-
-
-def model_of(config: ModelSection, num_positions: int = 512) -> GPT:
-    model = GPT(config, num_positions)
-    model.init_weights(7)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():  # larger weights than at the start, so that attention is far from uniform
-        for parameter in model.parameters():
-            parameter.add_(torch.empty(parameter.shape).normal_(0, 0.1, generator=generator))
-    return model.eval()
 
 
 @pytest.mark.parametrize("preset", preset_names())
@@ -154,14 +143,6 @@ def test_a_batch_of_padding_alone_has_loss_zero_and_no_gradient() -> None:
     assert loss.item() == 0
     assert hidden.grad is not None
     assert not hidden.grad.any()
-
-
-def uncached_greedy(model: GPT, prompt: list[int], count: int) -> list[int]:
-    ids = list(prompt)
-    with torch.no_grad():
-        for _ in range(count):
-            ids.append(int(model.logits(model(torch.tensor([ids]))[0, -1]).argmax()))
-    return ids[len(prompt) :]
 
 
 @pytest.mark.parametrize("config", [SMALL, QK_NORM], ids=["plain", "qk-norm"])

@@ -18,7 +18,6 @@ from trainer.config_training import OptimizerSection
 from trainer.model.gpt import GPT
 from trainer.run_folder import RunFolder
 from trainer.tokens.order import Order
-from trainer.training.assembly import TrainingData
 from trainer.training.batches import Loader
 from trainer.training.engines.ddp import DataParallel
 from trainer.training.engines.protocol import Gate, Outcome, Share
@@ -27,6 +26,7 @@ from trainer.training.optimizers.update import Rates, Update
 from trainer.training.peers import joined
 from trainer.training.precision import Numerics
 from trainer.training.pretrain import NextTokenLoss
+from trainer.training.stage import TrainingData
 from trainer.world import World
 
 CPU = torch.device("cpu")

@@ -9,8 +9,10 @@ import yaml
 
 from trainer.config import Config, CorpusSection, SourceSection
 from trainer.config_loading import load_config
+from trainer.config_tuning import ChatSection
 from trainer.corpus.preparing import prepare
-from trainer.corpus.reading import Document, read_source
+from trainer.corpus.reading import Document, files_at, opened, read_source
+from trainer.tokens.chat_encoding import encode_chats
 from trainer.tokens.encoding import encode_corpus, make_tokenizer
 
 SMALL: dict[str, Any] = {
@@ -33,11 +35,33 @@ SMALL: dict[str, Any] = {
     "checkpoint": {"every_steps": 4, "every_s": None, "keep": 2},
     "tracking": {"log_every_steps": 1, "measure_peak": False},
     "generate": {"max_tokens": 16},
+    "chat": {
+        "row_tokens": 160,
+        "held_out": 0.1,
+        "conversations": [{"name": "dialogs", "path": "gone"}],
+        "pairs": [{"name": "sister", "path": "gone"}, {"name": "order", "path": "gone"}],
+    },
+    "sft": {
+        "steps": 12,
+        "global_batch": 8,
+        "micro_batch": 2,
+        "sample_log": True,
+        "optimizer": {"kind": "adamw", "lr": 0.003},
+        "schedule": {"warmup_steps": 2},
+    },
+    "dpo": {
+        "steps": 12,
+        "global_batch": 6,
+        "micro_batch": 2,
+        "sample_log": True,
+        "optimizer": {"kind": "adamw", "lr": 0.001},
+        "schedule": {"warmup_steps": 2},
+    },
 }
 
 
 def make_small_data(folder: Path) -> Path:
-    """Corpus, tokenizer and shards of 400 poems and 40 pages of WordNet, in about a second."""
+    """Corpus, tokenizer and shards of 400 poems and 40 pages of WordNet, 300 dialogs and 160 pairs, in about a second."""
     sources = []
     for name, count in (("poetry", 400), ("wordnet", 40)):
         box = SourceSection(
@@ -54,7 +78,28 @@ def make_small_data(folder: Path) -> Path:
     make_tokenizer(config.tokenizer, config.model.vocab_size, folder / "corpus", folder / "tokenizer")
     vocab_size = config.model.vocab_size
     encode_corpus(config.tokens, vocab_size, folder / "corpus", folder / "tokenizer", folder / "tokens", lambda *_: None)
+    chat = chat_of_box(folder)
+    for kind, name in (("conversations", "chat"), ("pairs", "pairs")):
+        encode_chats(chat, config.chat_row_tokens, kind, vocab_size, folder / "tokenizer", folder / name)  # type: ignore[arg-type]
     return folder
+
+
+def chat_of_box(folder: Path) -> ChatSection:
+    """The small config's chat section over the first rows of the box's files, which are written to FOLDER/raw."""
+    section: dict[str, Any] = json.loads(json.dumps(SMALL["chat"]))
+    for source, box, count in zip(
+        [*section["conversations"], *section["pairs"]],
+        ("wordnet-dialogs", "wordnet-sister-pairs", "wordnet-order-pairs"),
+        (300, 80, 80),
+        strict=True,
+    ):
+        (found,) = files_at(f"box:{box}.jsonl.zst", "tests", (".jsonl",))
+        file = folder / "raw-chat" / f"{source['name']}.jsonl"
+        file.parent.mkdir(exist_ok=True)
+        with opened(found) as stream:
+            file.write_bytes(b"".join(islice(stream, count)))
+        source["path"] = str(file)
+    return ChatSection.model_validate(section)
 
 
 def load_config_values(values: dict[str, Any]) -> Config:

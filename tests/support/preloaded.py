@@ -7,4 +7,6 @@ import trainer.cli
 import trainer.evaluation.evaluating
 import trainer.inference.generation
 import trainer.running
-import trainer.training.pretrain  # noqa: F401
+import trainer.training.dpo
+import trainer.training.pretrain
+import trainer.training.sft  # noqa: F401

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from trainer.config import Config
+from trainer.config import TRAINING_STAGES, Config
 from trainer.config_loading import config_schema, dump_config, load_config, preset_names
 from trainer.config_section import Section
 from trainer.errors import ConfigError
@@ -51,6 +51,22 @@ def error_of(text: str, tmp_path: Path, *overrides: str) -> str:
         (
             "launch: {processes: 17}",
             "launch.processes 17 is above the 16 micro-batches of a step; lower it, or lower pretrain.micro_batch 16",
+        ),
+        ("stages: [sft]", "stages names sft, but chat.conversations is empty; name a source, or leave the stage out"),
+        ("stages: [dpo]", "stages names dpo, but chat.pairs is empty; name a source, or leave the stage out"),
+        (
+            "stages: [sft]\nchat: {conversations: [{name: a, path: x}]}\nsft: {global_batch: 4}\nlaunch: {processes: 2}",
+            "launch.processes 2 is above the 1 micro-batches of a step; lower it, or lower sft.micro_batch 4",
+        ),
+        (
+            "dpo: {loss: ipo, label_smoothing: 0.1}",
+            "c.yaml:1: dpo: label_smoothing is a setting of loss sigmoid; the loss is ipo",
+        ),
+        ("sft: {lora: {targets: []}}", "c.yaml:1: sft.lora.targets: Tuple should have at least 1 item"),
+        ("chat: {row_tokens: 65536}", "chat.row_tokens 65536 is above model.max_positions 32768"),
+        (
+            "chat: {pairs: [{name: a, path: x}, {name: a, path: y}]}",
+            "c.yaml:1: chat: pairs: source name 'a' is used twice; each source needs its own",
         ),
         (
             "launch: {kill: [{rank: 1, at_step: 3}]}",
@@ -127,8 +143,8 @@ NOT_IDENTITY = {
     "name", "run_dir", "data_dir", "stages", "device", "compile", "engine", "activation_checkpointing", "attention",
     "deterministic", "collective_timeout_s", "launch",
     "validation", "checkpoint", "tracking", "evaluate", "generate", "tokens.workers", "tokens.verify_hashes",
-    "pretrain.max_skipped_in_a_row", "pretrain.stop_after", "pretrain.sample_log", "corpus.sources.path",
-    "corpus.sources.language",
+    "corpus.sources.path", "corpus.sources.language", "chat.conversations.path",
+    *(f"{stage}.{field}" for stage in TRAINING_STAGES for field in ("max_skipped_in_a_row", "stop_after", "sample_log")),
 }  # fmt: skip
 
 
@@ -148,14 +164,16 @@ def other_value(value: Any) -> Any:
             return "wsd"
         case None:
             return 1
-        case tuple():
+        case tuple() if all(isinstance(item, float) for item in value) and value:
             return [item / 2 for item in value]
+        case tuple():
+            return [*value, "x"]
         case _:
             return f"{value}x"
 
 
 def test_the_hash_changes_with_each_field_that_determines_the_result_and_with_no_other() -> None:
-    base = load_config(None, ["corpus.sources=[{name: a, path: x}]", "pretrain.steps=1000", "pretrain.clip_norm=1.0"])
+    base = load_config(None, SAME)
     identity = base.identity()
     checked = set()
 
@@ -168,7 +186,7 @@ def test_the_hash_changes_with_each_field_that_determines_the_result_and_with_no
                 checked.add(dotted)
             elif isinstance(value, Section):
                 walk(value, values[name], (*path, name))
-            elif dotted == "corpus.sources":
+            elif dotted in ("corpus.sources", "chat.conversations"):
                 walk(value[0], values[name][0], (*path, name))
             else:
                 changed = section.model_copy(update={name: other_value(value)})
@@ -183,7 +201,12 @@ def test_the_hash_changes_with_each_field_that_determines_the_result_and_with_no
         assert load_config(None, [*SAME, setting]).hash() == base.hash()
 
 
-SAME = ["corpus.sources=[{name: a, path: x}]", "pretrain.steps=1000", "pretrain.clip_norm=1.0"]
+SAME = [
+    "corpus.sources=[{name: a, path: x}]",
+    "chat.conversations=[{name: a, path: x}]",
+    "pretrain.steps=1000",
+    "pretrain.clip_norm=1.0",
+]
 
 
 def test_every_field_has_a_description_in_the_schema() -> None:

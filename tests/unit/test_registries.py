@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -13,9 +14,10 @@ import pytest
 import zstandard
 
 from trainer.corpus import registries
-from trainer.corpus.registries import collect, fetch, main
+from trainer.corpus.dialogs import CHATTER, chatter, dialogs, order_pairs, sister_pairs
+from trainer.corpus.reading import BadLine
+from trainer.corpus.registries import PACKAGES, collect, fetch, main
 from trainer.corpus.sources import (
-    PACKAGES,
     POETRY,
     PYTHON_DOCS,
     WORDNET,
@@ -30,6 +32,7 @@ from trainer.corpus.sources import (
     wordnet_documents,
 )
 from trainer.errors import CorpusError
+from trainer.tokens.chat_files import read_chat_file
 
 BOX = Path(registries.__file__).parent / "box"
 BOX_SOURCES = [source for package in PACKAGES for source in package.sources if source.box_documents]
@@ -175,6 +178,56 @@ def test_poems_repeat_nothing_and_name_the_bad_file() -> None:
         poetry_documents(files, ["d.json"])
 
 
+# --- conversations ----------------------------------------------------------------------------------------------------
+
+
+def noun_line(place: int, word: str, gloss: str) -> str:
+    return f'{place:08d} 05 n 01 {word} 0 001 @ 00000007 n 0000 | {gloss}; "an example"  '
+
+
+NOUNS = "\n".join(
+    noun_line(n, f"beast{chr(97 + n // 26)}{chr(97 + n % 26)}", f"a kind of beast of length {n} with legs") for n in range(99)
+)
+NOUN_FILES = {"package/dict/data.noun": NOUNS.encode()}
+
+
+def test_every_noun_is_in_dialogs_or_in_pairs_and_pairs_differ_in_the_last_answer() -> None:
+    asked = {re.findall('"(beast..)', json.loads(row)["conversations"][0]["content"])[0] for row in dialogs(NOUN_FILES)}
+    sisters = [json.loads(row) for row in sister_pairs(NOUN_FILES)]
+    orders = [json.loads(row) for row in order_pairs(NOUN_FILES)]
+    compared = [re.findall('"(beast..)', pair["chosen"][0]["content"])[0] for pair in [*sisters, *orders]]
+    assert len(asked) + len(compared) == 99
+    assert not asked & set(compared)
+    for pair in [*sisters, *orders]:
+        assert pair["chosen"][0] == pair["rejected"][0]
+        assert pair["chosen"][1]["content"] != pair["rejected"][1]["content"]
+        assert "example" not in pair["chosen"][1]["content"]
+    good, mixed = (orders[0][key][1]["content"].strip(".").lower() for key in ("chosen", "rejected"))
+    assert sorted(good.split()) == sorted(mixed.split())
+
+
+def test_a_choice_names_the_right_kind_among_four() -> None:
+    choices = [json.loads(row)["conversations"] for row in dialogs(NOUN_FILES)]
+    choices = [turns for turns in choices if ":" in turns[0]["content"]]
+    assert len(choices) > 10
+    for question, answer in choices:
+        assert answer["content"] == "An animal."
+        assert "an animal" in question["content"]
+        options = question["content"].partition(": ")[2].partition("?")[0].replace(" or ", ", ").split(", ")
+        assert len(set(options)) == 4
+
+
+def test_chatter_becomes_pairs_of_turns_in_three_languages() -> None:
+    yml = "categories: [x]\nconversations:\n- - Hello\n  - Hi\n  - Bye\n- - 1 + 1?\n  - 2\n- - alone\n"
+    files = {f"c/data/{language}/a.yml": yml.encode() for language in ("english", "german")}
+    assert [[turn["content"] for turn in json.loads(row)["conversations"]] for row in chatter(files)] == [
+        ["Hello", "Hi"],
+        ["1 + 1?", "2"],
+    ]
+    with pytest.raises(CorpusError, match=r"b\.yml is not a list of conversations"):
+        chatter({"c/data/chinese/b.yml": b"- x"})
+
+
 # --- the box ----------------------------------------------------------------------------------------------------------
 
 
@@ -187,8 +240,13 @@ def test_box_file_is_what_its_readme_says(source: Source) -> None:
     packed = (BOX / f"{source.name}.jsonl.zst").read_bytes()
     raw = zstandard.ZstdDecompressor().decompress(packed)
     records = [json.loads(line) for line in raw.decode("utf-8").splitlines() if line]
-    assert all(list(record) == ["text"] and record["text"].strip() for record in records)
-    assert len({record["text"] for record in records}) == len(records), "documents repeat each other"
+    if source.rows:
+        items = list(read_chat_file(source.name, BOX / f"{source.name}.jsonl.zst"))
+        assert [item for item in items if isinstance(item, BadLine)] == []
+        assert len(items) == len(records)
+    else:
+        assert all(list(record) == ["text"] and record["text"].strip() for record in records)
+    assert len(set(raw.splitlines())) == len(records), "documents repeat each other"
     readme = (BOX / "README.md").read_text(encoding="utf-8")
     assert hashlib.sha256(packed).hexdigest() in readme
     assert hashlib.sha256(raw).hexdigest() in readme
@@ -204,7 +262,7 @@ def test_box_holds_nothing_else() -> None:
 
 def test_box_comes_from_the_pinned_packages() -> None:
     readme = (BOX / "README.md").read_text(encoding="utf-8")
-    for package in (PYTHON_DOCS, WORDNET, POETRY):
+    for package in (PYTHON_DOCS, WORDNET, POETRY, CHATTER):
         assert f"{package.names[0]} {package.version}" in readme
         assert package.sha256 in readme
 
@@ -336,7 +394,7 @@ def test_command_without_clients_ends_with_65_and_names_every_source(
     assert main(["--out", str(tmp_path / "out"), "--cache", str(tmp_path / "cache")]) == 65
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == len(PACKAGES) + 1
-    assert lines[-1].startswith("error: 5 sources are missing: python-docs, linux-docs, linux-docs-zh, wordnet-glosses")
+    assert lines[-1].startswith("error: 9 sources are missing: python-docs, linux-docs, linux-docs-zh, wordnet-glosses")
     assert not (tmp_path / "out").exists()
 
 
@@ -350,5 +408,5 @@ def test_unwritable_folder_is_one_line(tmp_path: Path, bin_folder: Path, capsys:
 def test_module_loads_without_torch_and_holds_no_address() -> None:
     code = "import sys, trainer.corpus.registries; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0
-    for name in ("registries.py", "sources.py"):
+    for name in ("registries.py", "sources.py", "dialogs.py"):
         assert "://" not in (BOX.parent / name).read_text(encoding="utf-8")

@@ -12,14 +12,17 @@ import pytest
 
 from trainer.errors import RunFolderError
 from trainer.events import (
+    AnswersValidated,
     CheckpointDamaged,
     CheckpointFailed,
+    CheckpointMeasured,
     CheckpointSaved,
     Evaluated,
     Event,
     Generated,
     OrderChecked,
     Preempting,
+    PreferencesValidated,
     RankKilled,
     Record,
     SinkFailed,
@@ -27,6 +30,7 @@ from trainer.events import (
     StageStarted,
     StepsDone,
     StepSkipped,
+    TaskScored,
     TrainingFinished,
     TrainingStarted,
     Validated,
@@ -413,6 +417,58 @@ def test_a_folder_without_events_is_an_error_with_the_way_out(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+# Tasks and checkpoints side by side
+
+
+def scored(task: str, accuracy: float, checkpoint: str = "checkpoints/step-00000040") -> TaskScored:
+    score = {"accuracy": accuracy, "low": accuracy - 0.05, "high": accuracy + 0.05, "p_value": 7e-7}
+    scores = {"plain": score, "per_character": score | {"p_value": 0.25}}
+    return TaskScored(step=40, checkpoint=checkpoint, task=task, kind="choice", n=245, chance=0.25, left_out=3, scores=scores)
+
+
+def test_tasks_show_accuracy_interval_chance_and_p() -> None:
+    page = render_page(story_of(STARTED, FINISHED, scored("<choice>", 0.4), Evaluated(step=40, bits_per_byte=SCORES)))
+    text = text_of(page)
+    assert "Tasks" in text
+    for words in (
+        "<choice>",
+        "245 (3 left out: trained on)",
+        "per character",
+        "40.0 % (35.0 to 45.0)",
+        "25.0 %",
+        "< 0.0001",
+        "0.2500",
+    ):
+        assert words in text, words
+    assert 'aria-label="40.0' in page
+    assert "checkpoints/step-00000040" not in text_of(page.split("Tasks", 1)[1].split("</section>")[0])
+
+
+def test_tasks_are_those_of_the_last_whole_evaluation() -> None:
+    done = Evaluated(step=40, bits_per_byte=SCORES)
+    begun = StageStarted(stage="evaluate")
+    story = story_of(begun, scored("old", 0.3), done, begun, scored("new", 0.4), done, begun, scored("cut off", 0.5))
+    assert [event.task for event in story.scored] == ["new"]
+    assert story_of(begun, scored("old", 0.3), done, begun, done).scored == ()
+
+
+def test_several_checkpoints_stand_side_by_side() -> None:
+    def measured(name: str, bits: float, text: str) -> CheckpointMeasured:
+        figures = {"rfc": bits, "all": bits + 0.1}
+        return CheckpointMeasured(step=1, checkpoint=name, stage="sft", bits_per_byte=figures, samples={"Once <b>": text})
+
+    story = story_of(measured("a", 2.0, " upon"), measured("b", 1.5, " more"), Evaluated(step=40, bits_per_byte=SCORES))
+    text = text_of(render_page(story))
+    assert "Side by side" in text
+    assert re.search(r"a sft 2.000 2.100 b sft 1.500 1.600 Once <b> upon a Once <b> more b", text), text
+
+
+def test_without_tasks_the_page_has_no_section_for_them() -> None:
+    text = text_of(render_page(story_of(STARTED)))
+    assert "Tasks" not in text
+    assert "Side by side" not in text
+
+
 # Units
 
 
@@ -440,3 +496,37 @@ def test_a_folder_without_events_is_an_error_with_the_way_out(tmp_path: Path) ->
 )
 def test_figures_carry_their_units(text: str, expected: str) -> None:
     assert text.replace("\u00a0", " ") == expected
+
+
+def test_curves_of_later_stages_do_not_mix_with_pretraining_s() -> None:
+    figures = {"accuracy": 0.75, "margin": 0.5, "kl": 0.01}
+    answers = AnswersValidated(step=10, stage="sft", bits_per_byte=1.25, by_source={"chatter": 1.25}, duration_s=1.0)
+    preferences = PreferencesValidated(
+        step=10, stage="dpo", pairs=80, accuracy=0.625, by_source={"sister": 0.625}, margin=0.2, kl=0.02, duration_s=1.0
+    )
+    story = story_of(
+        STARTED, step(10, 3.0), step(20, 2.0), validated(20, 1.5), saved(20), FINISHED,
+        replace(STARTED, stage="sft"), replace(step(10, 2.5), stage="sft"), answers, replace(validated(10, 1.6), stage="sft"),
+        replace(STARTED, stage="dpo"), replace(step(10, 0.6), stage="dpo", figures=figures), preferences,
+    )  # fmt: skip
+    assert [event.loss for event in story.steps] == [3.0, 2.0]
+    assert [event.bits_per_byte for event in story.validations] == [1.5]
+    assert len(story.starts) == 1
+    assert [(tuning.stage, [event.loss for event in tuning.steps]) for tuning in story.tunings] == [
+        ("sft", [2.5]),
+        ("dpo", [0.6]),
+    ]
+    assert story.tunings[0].answers == (answers,)
+    assert story.tunings[0].text[0].bits_per_byte == 1.6
+    assert story.tunings[1].preferences == (preferences,)
+    words = text_of(render_page(story))
+    for heading in ("Instruction tuning", "Preference optimisation", "Accuracy", "Margin"):
+        assert heading in words
+
+
+def test_events_of_before_stages_were_told_are_pretraining_s() -> None:
+    line = json.loads(Record(1.0, "r", step(10)).to_json())
+    assert line.pop("stage") == "pretrain"
+    (record,), unknown = parse_records([line])
+    assert record.event == step(10)
+    assert unknown == 0

@@ -18,7 +18,9 @@ from trainer.tracking.terminal import Terminal, describe
 from trainer.tracking.wandb_sink import metrics
 
 ALL_EVENTS = [
-    kind for kind in vars(events).values() if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
+    kind
+    for kind in vars(events).values()
+    if isinstance(kind, type) and issubclass(kind, Event) and kind not in (Event, events.TrainingEvent)
 ]
 
 
@@ -31,7 +33,9 @@ def example(kind: type[Event]) -> Event:
             continue
         hint = str(hints[field.name])
         samples = {"str": "word", "int": 3, "float": 0.5, "bool": True}
-        if "dict[str, dict" in hint:
+        if field.name == "scores":
+            values[field.name] = {"plain": {"accuracy": 0.5, "low": 0.4, "high": 0.6, "p_value": 0.1}}
+        elif "dict[str, dict" in hint:
             values[field.name] = {"model": {"a": 1.0, "all": 1.5}}
         elif "dict" in hint:
             values[field.name] = {"a": 1.0}

@@ -10,6 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Dialog, Locator, Page, Request, expect, sync_playwright
 
 from trainer.events import (
+    CheckpointMeasured,
     CheckpointSaved,
     Evaluated,
     Event,
@@ -19,6 +20,7 @@ from trainer.events import (
     Record,
     StageFinished,
     StepsDone,
+    TaskScored,
     TrainingFinished,
     TrainingStarted,
     Validated,
@@ -37,6 +39,8 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 HEADINGS = ["Learning", "Speed", "Evaluation", "Samples", "What happened", "Checkpoints", "Config"]
+HEADINGS_OF_ALL = [*HEADINGS[:3], "Tasks", "Samples", "Side by side", *HEADINGS[4:]]
+"""With tasks and several checkpoints."""
 PHONE = {"width": 390, "height": 844}
 DESKTOP = {"width": 1200, "height": 900}
 ABOVE_MODEL = {"model": 0.0, "unigram": 3.0, "bigram": 1.9}
@@ -94,9 +98,38 @@ def run_events() -> list[Event]:
     events += [
         TrainingFinished(step=200, stage="pretrain", complete=True, duration_s=100.0, skipped_steps=0),
         OrderChecked(steps=200, samples=6400, repeated=0, skipped=0),
+        *evaluated_together(sources),
         Evaluated(step=200, bits_per_byte=scores),
         Generated(step=200, prompt="The protocol", text=" <script>alert(1)</script> " + "y" * 300, tokens_per_s=400.0),
     ]
+    return events
+
+
+def evaluated_together(sources: dict[str, float]) -> list[Event]:
+    """Two checkpoints, with a task and samples that try to be markup."""
+    events: list[Event] = []
+    for step, accuracy in ((100, 0.29), (200, 0.41)):
+        name = f"checkpoints/step-{step:08d}"
+        score = {"accuracy": accuracy, "low": accuracy - 0.06, "high": accuracy + 0.06, "p_value": 0.3 if step == 100 else 1e-6}
+        scores = {"plain": score, "per_character": score}
+        events.append(
+            TaskScored(
+                step=step,
+                checkpoint=name,
+                task="wordnet-word-class",
+                kind="choice",
+                n=241,
+                chance=0.25,
+                left_out=0,
+                scores=scores,
+            )
+        )
+        samples = {"The protocol": " <script>alert(2)</script> " + "w" * 300, "": "a document"}
+        events.append(
+            CheckpointMeasured(
+                step=step, checkpoint=name, stage="pretrain", bits_per_byte=sources | {"all": 1.6}, samples=samples
+            )
+        )
     return events
 
 
@@ -169,12 +202,30 @@ def chart(page: Page, name: str) -> Locator:
     return page.get_by_role("img", name=name, exact=True).locator("visible=true")
 
 
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_tasks_and_checkpoints_side_by_side_are_readable(open_page: Any, trouble: list[str], viewport: dict[str, int]) -> None:
+    page = open_page(viewport=viewport)
+    asked = page.locator("section:has(h2:text-is('Tasks'))")
+    expect(asked.get_by_role("img", name="41.0\u00a0%, guessing 25.0\u00a0%")).to_have_count(2)
+    if viewport == DESKTOP:  # on a phone the table scrolls
+        assert asked.locator(".scroll").evaluate("each => each.scrollWidth <= each.clientWidth")
+    texts = page.locator("section:has(h2:text-is('Side by side')) .sample")
+    expect(texts).to_have_count(4)
+    expect(texts.first).to_contain_text("The protocol <script>alert(2)</script> www")
+    lefts = [texts.nth(place).bounding_box() for place in range(2)]
+    assert lefts[0] is not None
+    assert lefts[1] is not None
+    assert (lefts[0]["x"] < lefts[1]["x"]) == (viewport == DESKTOP)
+    assert overflow(page) == 0
+    assert trouble == []
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 def test_the_page_is_whole_and_quiet(open_page: Any, trouble: list[str], scheme: str, viewport: dict[str, int]) -> None:
     page = open_page(viewport=viewport, color_scheme=scheme)
     expect(page.get_by_role("heading", level=1)).to_contain_text("web-test")
-    expect(page.get_by_role("heading", level=2)).to_have_text(HEADINGS)
+    expect(page.get_by_role("heading", level=2)).to_have_text(HEADINGS_OF_ALL)
     expect(chart(page, "Training loss")).to_have_count(1)
     page.mouse.wheel(0, 20_000)
     page.get_by_text("Show the resolved config").click()
@@ -237,7 +288,7 @@ def test_arrow_keys_move_along_a_chart(open_page: Any, trouble: list[str]) -> No
 
 def test_a_script_in_a_sample_shows_as_text(open_page: Any, trouble: list[str]) -> None:
     page = open_page()
-    sample = page.locator(".sample blockquote")
+    sample = page.locator("section:has(h2:text-is('Samples')) .sample blockquote")
     expect(sample).to_contain_text("The protocol <script>alert(1)</script> yyy")
     expect(sample.locator("mark")).to_have_text("The protocol")
     assert page.locator("script").count() == 1
@@ -257,7 +308,7 @@ def test_the_policy_stops_a_script_that_is_not_the_pages_own(open_page: Any, tro
 
 def test_without_script_the_page_is_complete(open_page: Any, trouble: list[str]) -> None:
     page = open_page(java_script_enabled=False, viewport=PHONE)
-    expect(page.get_by_role("heading", level=2)).to_have_text(HEADINGS)
+    expect(page.get_by_role("heading", level=2)).to_have_text(HEADINGS_OF_ALL)
     expect(chart(page, "Training loss")).to_be_visible()
     expect(chart(page, "Training loss")).to_contain_text("rank 1 killed")
     assert trouble == []

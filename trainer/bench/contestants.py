@@ -15,7 +15,7 @@ from trainer.model.gpt import GPT
 from trainer.run_folder import RunFolder
 from trainer.tokens.shards import IGNORED, read_array
 from trainer.tokens.tokenizer import END_OF_TEXT
-from trainer.training.assembly import TrainingData, make_model, order_of
+from trainer.training.assembly import make_model, order_of
 from trainer.training.batches import Loader
 from trainer.training.engines.making import make_engine
 from trainer.training.engines.protocol import Share
@@ -23,6 +23,7 @@ from trainer.training.optimizers.update import Rates
 from trainer.training.peers import Peers
 from trainer.training.precision import Numerics
 from trainer.training.pretrain import NextTokenLoss
+from trainer.training.stage import TrainingData
 
 
 @dataclass(frozen=True, slots=True)

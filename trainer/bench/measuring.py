@@ -29,10 +29,10 @@ from trainer.events import CheckpointSaved
 from trainer.run_folder import RunFolder
 from trainer.tokens.encoding import encode_corpus, make_tokenizer
 from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder
-from trainer.training.assembly import TrainingData
 from trainer.training.peers import Peers
 from trainer.training.precision import Numerics, matmul_tflops
 from trainer.training.profiling import traced
+from trainer.training.stage import TrainingData
 from trainer.world import World
 
 ROWS_PER_TURN = {"cpu": {"tiny": 16}, "cuda": {}}

@@ -1,7 +1,7 @@
 """What a checkpoint is. Pure.
 
     RUN/checkpoints/step-00000100/
-        model.safetensors        fp32 weights by parameter name
+        model.safetensors        fp32 weights by parameter name; where adapters are trained, these alone
         optimizer.safetensors    fp32 moments: exp_avg.NAME and exp_avg_sq.NAME
         manifest.json            step, identity, size and SHA-256 of the other files; written last
 
@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, NonNegativeInt
 
 from trainer.config_section import canonical_json
+from trainer.config_tuning import LoraSection
 
 MANIFEST = "manifest.json"
 MODEL_FILE = "model.safetensors"
@@ -54,6 +55,17 @@ class TrainingState(BaseModel):
         return self.step - self.skipped_steps
 
 
+class StartedFrom(BaseModel):
+    """The checkpoint whose weights a stage started from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str
+    """Relative to the folder of checkpoints that this stands in."""
+    own_sha256: str
+    """Of its manifest."""
+
+
 class CheckpointManifest(BaseModel):
     """What a checkpoint holds, whose it is, and how to tell that it is whole."""
 
@@ -73,12 +85,18 @@ class CheckpointManifest(BaseModel):
     config: dict[str, Any]
     """The resolved config."""
     files: dict[str, StoredFile]
+    start: StartedFrom | None = None
+    """What the stage started from; None: from drawn weights."""
+    adapters: LoraSection | None = None
+    """The file of weights holds adapters, which rest on `start`."""
     own_sha256: str = ""
     """SHA-256 of all the other fields in canonical JSON."""
 
     def computed_sha256(self) -> str:
         """What `own_sha256` has to be."""
-        return hashlib.sha256(canonical_json(self.model_dump(mode="json", exclude={"own_sha256"}))).hexdigest()
+        # fields that came later stay out where they say nothing, so that older checkpoints keep their hash
+        silent = {name for name in ("start", "adapters") if getattr(self, name) is None}
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json", exclude={"own_sha256", *silent}))).hexdigest()
 
 
 def folder_name(step: int) -> str:
@@ -94,8 +112,8 @@ def steps_in(folder: Path) -> list[int]:
     return sorted(int(match[1]) for match in matches if match)
 
 
-def safetensors_header(shapes: dict[str, tuple[int, ...]]) -> bytes:
-    """The head of a safetensors file of float32 tensors: 8 bytes of length, then JSON padded to a multiple of 8.
+def safetensors_header(shapes: dict[str, tuple[int, ...]], dtype: Literal["F32", "F16", "BF16"] = "F32") -> bytes:
+    """The head of a safetensors file of tensors of one type: 8 bytes of length, then JSON padded to a multiple of 8.
 
     Written by hand so that the file can be streamed and hashed tensor by tensor; it is read by the library.
     Format: https://github.com/huggingface/safetensors#format
@@ -103,10 +121,10 @@ def safetensors_header(shapes: dict[str, tuple[int, ...]]) -> bytes:
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for name, shape in shapes.items():
-        size_bytes = 4
+        size_bytes = 4 if dtype == "F32" else 2
         for length in shape:
             size_bytes *= length
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [offset, offset + size_bytes]}
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size_bytes]}
         offset += size_bytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

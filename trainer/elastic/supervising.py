@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from trainer.config import Config
+from trainer.config import TRAINING_STAGES, Config
 from trainer.elastic.budget import Budget
 from trainer.elastic.child import Child
 from trainer.elastic.finish import is_finished
@@ -110,7 +110,8 @@ class Supervisor:
         """Whether this command's work is done, by this pod or before."""
         if self._command == "run":  # whose processes do not all end together
             return is_finished(self._config, self._folder)
-        return self._ended_well or (self._command == "pretrain" and self._folder.done.exists())
+        done = next((self._folder.done_of(stage) for stage in TRAINING_STAGES if stage == self._command), None)
+        return self._ended_well or (done is not None and done.exists())
 
     def _attempt(self, environment: Mapping[str, str]) -> None:
         """One agent, from its start to its end."""

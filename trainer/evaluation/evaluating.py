@@ -1,47 +1,130 @@
-"""The stage `evaluate`: the trained model's held-out bits per byte by source, beside unigram and bigram baselines."""
+"""The stage `evaluate`: held-out bits per byte beside baselines, tasks with a right answer, and texts side by side.
+
+Baselines and rows are the same for all checkpoints that are evaluated together.
+"""
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from trainer.checkpoint.reading import Checkpoint
 from trainer.config import Config
+from trainer.evaluation.choosing import checkpoint_paths, settings_hash
 from trainer.evaluation.ngrams import NgramModel
-from trainer.events import Evaluated
+from trainer.evaluation.scoring import TaskResult, check_lengths, log_probabilities, score_task
+from trainer.evaluation.tasks import LoadedTask, load_task
+from trainer.events import CheckpointMeasured, Evaluated, TaskScored
 from trainer.files import write_json
-from trainer.inference.loading import load_model
+from trainer.inference.generation import generate_ids, prompt_ids, stream_text
+from trainer.inference.loading import LoadedModel, check_tokenizer, checkpoint_name, find_checkpoint, load_weights
 from trainer.run_folder import RunFolder
+from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder
 from trainer.tracking.hub import Tracker
-from trainer.training.assembly import TrainingData
 from trainer.training.peers import Peers, choose_device
 from trainer.training.precision import Numerics
 from trainer.training.pretrain import NextTokenLoss
+from trainer.training.stage import TrainingData
 from trainer.training.validation import Validator
 from trainer.world import World
 
 
 def evaluate(config: Config, folder: RunFolder, tracker: Tracker) -> Evaluated:
-    """Measure the newest checkpoint and the baselines on the same rows; writes RUN/evaluation.json."""
-    data = TrainingData.open(config, folder)
-    device = choose_device(config.device, 0)
-    loaded = load_model(config, folder, device, config.tokens.row_tokens)
-    numerics = Numerics.of(config, loaded.precision, device)
-    module = NextTokenLoss(loaded.model, numerics)
-    validator = Validator(
-        data.held_out,
-        data.bytes_per_id,
-        config.evaluate.batch_rows,
-        config.evaluate.max_rows_per_source,
-        Peers(World(), device),
-    )
-    with torch.no_grad():
-        validated = validator.measure(module, lambda: False)
-    assert validated is not None
-    figures = {"model": {**validated.by_source, "all": validated.bits_per_byte}}
-    figures |= _baselines(validator, NgramModel.fit(data.train, data.manifest.vocab_size))
-    evaluated = Evaluated(step=loaded.step, bits_per_byte=figures)
-    write_json(folder.evaluation, {"step": loaded.step, "bits_per_byte": figures, "run": config.hash()})
+    """Measure checkpoints and baselines on the same rows; writes RUN/evaluation.json, the last checkpoint's figures in front.
+
+    Raises TaskError, CheckpointError.
+    """
+    bench = _Bench.open(config, folder)
+    checkpoints = [find_checkpoint(path) for path in checkpoint_paths(config, folder)]
+    for checkpoint in checkpoints:
+        check_tokenizer(checkpoint, bench.encoder)
+    entries = [_measure(bench, checkpoint, tracker, with_samples=len(checkpoints) > 1) for checkpoint in checkpoints]
+    last = entries[-1]
+    figures = {"model": last["bits_per_byte"]}
+    figures |= _baselines(bench.validator, NgramModel.fit(bench.data.train, bench.data.manifest.vocab_size))
+    evaluated = Evaluated(step=last["step"], bits_per_byte=figures)
+    values = {"stage": last["stage"], "step": last["step"], "bits_per_byte": figures, "run": config.hash()}
+    write_json(folder.evaluation, values | {"checkpoints": entries, "settings": settings_hash(config, folder)})
     tracker.emit(evaluated)
     return evaluated
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """What every checkpoint is measured with."""
+
+    config: Config
+    folder: RunFolder
+    data: TrainingData
+    encoder: TextEncoder
+    device: torch.device
+    validator: Validator
+    tasks: Mapping[str, tuple[str, LoadedTask]]
+    """By name: kind and questions."""
+    num_positions: int
+
+    @staticmethod
+    def open(config: Config, folder: RunFolder) -> "_Bench":
+        data = TrainingData.open(config, folder)
+        encoder = TextEncoder(folder.tokenizer / TOKENIZER_FILE)
+        device = choose_device(config.device, 0)
+        section = config.evaluate
+        validator = Validator(
+            data.held_out, data.bytes_per_id, section.batch_rows, section.max_rows_per_source, Peers(World(), device)
+        )
+        tasks, longest = {}, config.tokens.row_tokens
+        for task in section.tasks:
+            loaded = load_task(task, encoder, config)
+            longest = max(longest, check_lengths(task.name, loaded, config.model.max_positions))
+            tasks[task.name] = task.kind, loaded
+        for prompt in config.generate.prompts:
+            longest = max(longest, len(prompt_ids(encoder, prompt)) + config.generate.max_tokens)
+        num_positions = min(longest, config.model.max_positions)
+        return _Bench(config, folder, data, encoder, device, validator, tasks, num_positions)
+
+
+def _measure(bench: _Bench, checkpoint: Checkpoint, tracker: Tracker, *, with_samples: bool) -> dict[str, Any]:
+    """A checkpoint's entry in the results."""
+    name = checkpoint_name(bench.folder, checkpoint)
+    loaded = load_weights(bench.config, checkpoint, bench.device, bench.num_positions)
+    numerics = Numerics.of(bench.config, loaded.precision, bench.device)
+    with torch.no_grad():
+        validated = bench.validator.measure(NextTokenLoss(loaded.model, numerics), lambda: False)
+    assert validated is not None
+    bits = {**validated.by_source, "all": validated.bits_per_byte}
+    results = [_answer(bench, loaded, numerics, *task) for task in bench.tasks.items()]
+    samples = _samples(bench, loaded) if with_samples else {}
+    tasks = []
+    for result in results:
+        scores = {score: accuracy.to_json() for score, accuracy in result.scores.items()}
+        fields = {"task": result.task, "kind": result.kind, "n": result.n, "chance": result.chance, "left_out": result.left_out}
+        tracker.emit(TaskScored(step=loaded.step, checkpoint=name, scores=scores, **fields))  # type: ignore[arg-type]
+        tasks.append(fields | {"scores": scores})
+    stage = checkpoint.manifest.stage
+    if with_samples:
+        tracker.emit(CheckpointMeasured(step=loaded.step, checkpoint=name, stage=stage, bits_per_byte=bits, samples=samples))
+    entry = {"checkpoint": name, "stage": stage, "step": loaded.step, "bits_per_byte": bits, "tasks": tasks}
+    return entry | {"samples": [{"prompt": prompt, "text": text} for prompt, text in samples.items()]}
+
+
+def _answer(bench: _Bench, loaded: LoadedModel, numerics: Numerics, name: str, task: tuple[str, LoadedTask]) -> TaskResult:
+    kind, questions = task
+    options = [option for question in questions.questions for option in question.options]
+    values = log_probabilities(loaded.model, numerics, options, bench.config.evaluate.batch_rows)
+    return score_task(name, kind, questions, values)
+
+
+def _samples(bench: _Bench, loaded: LoadedModel) -> dict[str, str]:
+    """The text that continues each of the config's prompts; the seed is that of the generate stage."""
+    section = bench.config.generate
+    texts = {}
+    for number, prompt in enumerate(section.prompts):
+        ids = prompt_ids(bench.encoder, prompt)
+        written = generate_ids(loaded.model, ids, section, section.seed + number, bench.encoder.vocab_size)
+        texts[prompt] = "".join(stream_text(bench.encoder, written))
+    return texts
 
 
 def _baselines(validator: Validator, ngrams: NgramModel) -> dict[str, dict[str, float]]:

@@ -1,21 +1,19 @@
-"""Writing text token by token with a key-value cache."""
+"""The generate stage: texts that continue prompts, one after the other."""
 
 import codecs
 from collections.abc import Iterator, Sequence
 
-import torch
-from torch import Tensor
-
 from trainer.config import Config, GenerateSection
 from trainer.errors import UsageError
+from trainer.inference.engine import Engine
 from trainer.inference.loading import load_model
-from trainer.model.gpt import GPT, KeyValueCache
+from trainer.inference.sampling import Sampling
+from trainer.model.gpt import GPT
 from trainer.run_folder import RunFolder
-from trainer.tokens.tokenizer import END_OF_TEXT, IM_END, TextEncoder
+from trainer.tokens.tokenizer import END_OF_TEXT, TextEncoder
 from trainer.training.peers import choose_device
 
 
-@torch.inference_mode()
 def generate_ids(
     model: GPT, prompt: Sequence[int], config: GenerateSection, seed: int, num_ids: int | None = None
 ) -> Iterator[int]:
@@ -25,33 +23,19 @@ def generate_ids(
 
     Raises UsageError if prompt and answer together pass the model's longest context.
     """
-    device = model.embed_tokens.weight.device
     room = model.config.max_positions - len(prompt)
     if room < config.max_tokens:
         raise UsageError(
             f"a prompt of {len(prompt)} tokens leaves {max(0, room)} of model.max_positions {model.config.max_positions}; "
             f"lower max_tokens {config.max_tokens}, or shorten the prompt"
         )
-    cache = KeyValueCache(model.config, 1, len(prompt) + config.max_tokens, device, torch.float32)
-    generator = torch.Generator().manual_seed(seed)
-    ids_BT = torch.tensor([list(prompt)], device=device)
-    for _ in range(config.max_tokens):
-        logits_V = model.logits(model(ids_BT, cache=cache)[0, -1])[:num_ids]
-        token = choose(logits_V.cpu(), config.temperature, config.top_p, generator)
-        if token in (END_OF_TEXT, IM_END):
-            return
-        yield token
-        ids_BT = torch.tensor([[token]], device=device)
-
-
-def choose(logits_V: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
-    """One id from logits on CPU: the most probable at temperature 0, else drawn from the nucleus of mass `top_p`."""
-    if temperature == 0:
-        return int(logits_V.argmax())
-    probabilities, order = torch.softmax(logits_V / temperature, dim=-1).sort(descending=True)
-    before = probabilities.cumsum(dim=-1) - probabilities
-    probabilities[before >= top_p] = 0.0  # the first id always stays: nothing is before it
-    return int(order[torch.multinomial(probabilities, 1, generator=generator)])
+    engine = Engine(model, 1, len(prompt) + config.max_tokens, num_ids)
+    sampling = Sampling(max_tokens=config.max_tokens, temperature=config.temperature, top_p=config.top_p, seed=seed)
+    engine.add(prompt, sampling)
+    while not engine.is_idle:
+        for written in engine.step():
+            if written.finish_reason != "stop":
+                yield written.id
 
 
 def stream_text(encoder: TextEncoder, ids: Iterator[int]) -> Iterator[str]:

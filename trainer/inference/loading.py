@@ -1,16 +1,19 @@
-"""A model from a run's newest checkpoint."""
+"""A model from a checkpoint: the newest of a run, or one that is named."""
 
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
-from trainer.checkpoint.format import MODEL_FILE
-from trainer.checkpoint.reading import load_tensors, newest_checkpoint
-from trainer.config import Config
+from trainer.checkpoint.format import MANIFEST
+from trainer.checkpoint.reading import Checkpoint, newest_checkpoint, open_checkpoint
+from trainer.config import TRAINING_STAGES, Config, TrainingStage
 from trainer.errors import CheckpointError
 from trainer.model.gpt import GPT
 from trainer.run_folder import RunFolder
+from trainer.tokens.tokenizer import TextEncoder
+from trainer.training import starting
 
 
 @dataclass(frozen=True)
@@ -18,15 +21,56 @@ class LoadedModel:
     """A model ready for use, and where it stands in its training."""
 
     model: GPT
+    stage: str
     step: int
     precision: str
 
 
-def load_model(config: Config, folder: RunFolder, device: torch.device, num_positions: int) -> LoadedModel:
-    """The model of the newest whole checkpoint, in evaluation mode. Raises CheckpointError."""
-    checkpoint = newest_checkpoint(folder.checkpoints, lambda damaged: print(f"passed over: {damaged.reason}", file=sys.stderr))
+def load_model(
+    config: Config, folder: RunFolder, device: torch.device, num_positions: int, stage: TrainingStage | None = None
+) -> LoadedModel:
+    """The model of a stage's newest whole checkpoint, in evaluation mode, its adapters merged. Raises CheckpointError.
+
+    Without a stage it is the last one of the run that has weights.
+    """
+    return load_weights(config, find_checkpoint(newest_checkpoints(folder, stage)), device, num_positions)
+
+
+def newest_checkpoints(folder: RunFolder, stage: TrainingStage | None = None) -> Path:
+    """The folder of a stage's checkpoints; without a stage, of the last one of the run that has weights."""
+    return folder.checkpoints_of(stage or starting.newest_stage(folder) or "pretrain")
+
+
+def find_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint by its folder, or the newest whole one of a folder that holds several. Raises CheckpointError."""
+    if (path / MANIFEST).exists():
+        return open_checkpoint(path)
+    checkpoint = newest_checkpoint(path, lambda damaged: print(f"passed over: {damaged.reason}", file=sys.stderr))
     if checkpoint is None:
-        raise CheckpointError(f"{folder.checkpoints}: no checkpoint here; run `trainer pretrain` first")
+        stage = path.parent.name if path.parent.name in TRAINING_STAGES else "pretrain"
+        raise CheckpointError(f"{path}: no checkpoint here; run `trainer {stage}` first")
+    return checkpoint
+
+
+def load_weights(config: Config, checkpoint: Checkpoint, device: torch.device, num_positions: int) -> LoadedModel:
+    """The model of a checkpoint, in evaluation mode, its adapters merged. Raises CheckpointError if it has another shape."""
     model = GPT(config.model, num_positions).to(device)
-    load_tensors(checkpoint.path / MODEL_FILE, dict(model.named_parameters()))
-    return LoadedModel(model.eval(), checkpoint.manifest.state.step, checkpoint.manifest.precision)
+    starting.load_weights(model, checkpoint)
+    manifest = checkpoint.manifest
+    return LoadedModel(model.eval(), manifest.stage, manifest.state.step, manifest.precision)
+
+
+def check_tokenizer(checkpoint: Checkpoint, encoder: TextEncoder) -> None:
+    """Raises CheckpointError if the checkpoint was trained on another tokenizer's ids."""
+    wanted = checkpoint.manifest.tokenizer_sha256
+    if wanted != encoder.sha256:
+        raise CheckpointError(
+            f"{checkpoint.path}: was trained with tokenizer {wanted[:12]}, but {encoder.file} is {encoder.sha256[:12]}; "
+            "give the config of the run that it belongs to"
+        )
+
+
+def checkpoint_name(folder: RunFolder, checkpoint: Checkpoint) -> str:
+    """How results call a checkpoint: its path within the run folder, else the path as it is."""
+    path, run = checkpoint.path.resolve(), folder.path.resolve()
+    return str(path.relative_to(run) if path.is_relative_to(run) else checkpoint.path)

@@ -34,7 +34,7 @@ class DocumentMask:
     blocks: tuple[tuple[int, int, Tensor], ...]
     """blocks: per block of queries its start, its end and an additive mask of shape (B, 1, 1, block, end)."""
     dense: Tensor | None = None
-    """sdpa: True where a query may look, of shape (B, 1, T, T)."""
+    """sdpa, and generation from a cache: True where a query may look, of shape (B, 1, T, S)."""
     flex: "BlockMask | None" = None
     """flex: the mask of each block of the (T, T) scores."""
 
@@ -60,7 +60,7 @@ class DocumentMask:
 def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: DocumentMask | None) -> Tensor:
     """Attention's output, (B, H, T, D).
 
-    With a mask: training, T = S. Without: generation; the T queries are the last of S positions of one document.
+    With a mask: training, T = S, or generation from a cache. Without: rows of one document each, T = S.
     """
     if mask is not None and mask.flex is not None:
         return _flex(q_BHTD.device.type)(q_BHTD, k_BKSD, v_BKSD, block_mask=mask.flex, enable_gqa=True)
@@ -68,12 +68,7 @@ def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: DocumentMask | 
         return _attend_in_blocks(q_BHTD, k_BKSD, v_BKSD, mask)
     if mask is not None:
         return functional.scaled_dot_product_attention(q_BHTD, k_BKSD, v_BKSD, attn_mask=mask.dense, enable_gqa=True)
-    num_queries, num_keys = q_BHTD.shape[2], k_BKSD.shape[2]
-    if num_queries == 1 or num_queries == num_keys:
-        causal = num_queries > 1
-        return functional.scaled_dot_product_attention(q_BHTD, k_BKSD, v_BKSD, is_causal=causal, enable_gqa=True)
-    allowed_TS = torch.ones(num_queries, num_keys, dtype=torch.bool, device=q_BHTD.device).tril(num_keys - num_queries)
-    return functional.scaled_dot_product_attention(q_BHTD, k_BKSD, v_BKSD, attn_mask=allowed_TS, enable_gqa=True)
+    return functional.scaled_dot_product_attention(q_BHTD, k_BKSD, v_BKSD, is_causal=True, enable_gqa=True)
 
 
 def _attend_in_blocks(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, mask: DocumentMask) -> Tensor:

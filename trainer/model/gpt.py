@@ -14,23 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from trainer.config import ModelSection
 from trainer.model.attention import DocumentMask, attend
-
-
-class KeyValueCache:
-    """Keys and values of the positions that a model has seen, for generation; memory for `max_positions` at once."""
-
-    def __init__(self, config: ModelSection, batch: int, max_positions: int, device: torch.device, dtype: torch.dtype) -> None:
-        shape = (config.num_layers, batch, config.num_kv_heads, max_positions, config.head_size)
-        self.keys_LBKSD = torch.zeros(shape, device=device, dtype=dtype)
-        self.values_LBKSD = torch.zeros(shape, device=device, dtype=dtype)
-        self.num_positions = 0
-
-    def extend(self, layer: int, k_BKTD: Tensor, v_BKTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Store new positions of a layer; returns its keys and values so far."""
-        start, end = self.num_positions, self.num_positions + k_BKTD.shape[2]
-        self.keys_LBKSD[layer, :, :, start:end] = k_BKTD
-        self.values_LBKSD[layer, :, :, start:end] = v_BKTD
-        return self.keys_LBKSD[layer, :, :, :end], self.values_LBKSD[layer, :, :, :end]
+from trainer.model.cache import CacheWindow
 
 
 class RotaryPositions(nn.Module):
@@ -45,12 +29,16 @@ class RotaryPositions(nn.Module):
         self.register_buffer("cos_SD", angles.cos().float(), persistent=False)
         self.register_buffer("sin_SD", angles.sin().float(), persistent=False)
 
-    def forward(self, start: int, end: int) -> tuple[Tensor, Tensor]:
-        return self.cos_SD[start:end], self.sin_SD[start:end]
+    def forward(self, num_positions: int) -> tuple[Tensor, Tensor]:
+        return self.cos_SD[:num_positions], self.sin_SD[:num_positions]
+
+    def at(self, positions_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotations of rows that stand at positions of their own, each (B, 1, T, D): one for all heads."""
+        return self.cos_SD[positions_BT][:, None], self.sin_SD[positions_BT][:, None]
 
 
 def rotate(x_BHTD: Tensor, cos_TD: Tensor, sin_TD: Tensor) -> Tensor:
-    """Turn each pair (x[i], x[i + D/2]) by its position's angle."""
+    """Turn each pair (x[i], x[i + D/2]) by its position's angle; the angles are the same for all rows, or (B, 1, T, D)."""
     first, second = x_BHTD.chunk(2, dim=-1)
     return x_BHTD * cos_TD + torch.cat((-second, first), dim=-1) * sin_TD
 
@@ -79,7 +67,7 @@ class Attention(nn.Module):
         self.k_norm = nn.RMSNorm(config.head_size, config.norm_eps) if config.qk_norm else None
 
     def forward(
-        self, x_BTC: Tensor, turn_TD: tuple[Tensor, Tensor], mask: DocumentMask | None, cache: KeyValueCache | None
+        self, x_BTC: Tensor, turn_TD: tuple[Tensor, Tensor], mask: DocumentMask | None, window: CacheWindow | None
     ) -> Tensor:
         batch, seq_len, _ = x_BTC.shape
         q_BTHD = self.q_proj(x_BTC).view(batch, seq_len, -1, self.head_size)
@@ -89,8 +77,8 @@ class Attention(nn.Module):
             q_BTHD, k_BTKD = self.q_norm(q_BTHD), self.k_norm(k_BTKD)
         q_BHTD = rotate(q_BTHD.transpose(1, 2), *turn_TD).to(v_BKTD.dtype)
         k_BKTD = rotate(k_BTKD.transpose(1, 2), *turn_TD).to(v_BKTD.dtype)
-        if cache is not None:
-            k_BKTD, v_BKTD = cache.extend(self.layer, k_BKTD, v_BKTD)
+        if window is not None:
+            k_BKTD, v_BKTD = window.extend(self.layer, k_BKTD, v_BKTD)
         out_BHTD = attend(q_BHTD, k_BKTD, v_BKTD, mask)
         return self.o_proj(out_BHTD.transpose(1, 2).reshape(batch, seq_len, -1))
 
@@ -122,17 +110,17 @@ class Block(nn.Module):
         """Keep only the input for the backward pass and compute the block again there."""
 
     def forward(
-        self, x_BTC: Tensor, turn_TD: tuple[Tensor, Tensor], mask: DocumentMask | None, cache: KeyValueCache | None
+        self, x_BTC: Tensor, turn_TD: tuple[Tensor, Tensor], mask: DocumentMask | None, window: CacheWindow | None
     ) -> Tensor:
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self.compute, x_BTC, turn_TD, mask, cache, use_reentrant=False)
-        return self.compute(x_BTC, turn_TD, mask, cache)
+            return checkpoint(self.compute, x_BTC, turn_TD, mask, window, use_reentrant=False)
+        return self.compute(x_BTC, turn_TD, mask, window)
 
     def compute(
-        self, x_BTC: Tensor, turn_TD: tuple[Tensor, Tensor], mask: DocumentMask | None, cache: KeyValueCache | None
+        self, x_BTC: Tensor, turn_TD: tuple[Tensor, Tensor], mask: DocumentMask | None, window: CacheWindow | None
     ) -> Tensor:
         """The block itself: the part that is compiled, so that what engines hang around `forward` stays outside."""
-        x_BTC = x_BTC + self.dropout(self.self_attn(as_operand(self.input_layernorm(x_BTC)), turn_TD, mask, cache))
+        x_BTC = x_BTC + self.dropout(self.self_attn(as_operand(self.input_layernorm(x_BTC)), turn_TD, mask, window))
         return x_BTC + self.dropout(self.mlp(as_operand(self.post_attention_layernorm(x_BTC))))
 
 
@@ -165,15 +153,15 @@ class GPT(nn.Module):
             assert isinstance(layer, Block)
             yield layer
 
-    def forward(self, ids_BT: Tensor, mask: DocumentMask | None = None, cache: KeyValueCache | None = None) -> Tensor:
-        """Hidden states (B, T, C) behind the last norm. A cache takes in the new positions."""
-        start = cache.num_positions if cache is not None else 0
-        turn_TD = self.rotary(start, start + ids_BT.shape[1])
+    def forward(self, ids_BT: Tensor, mask: DocumentMask | None = None, window: CacheWindow | None = None) -> Tensor:
+        """Hidden states (B, T, C) behind the last norm. A window of a cache brings the positions before, and its own mask."""
+        if window is None:
+            turn_TD = self.rotary(ids_BT.shape[1])
+        else:
+            turn_TD, mask = self.rotary.at(window.positions_BT), window.mask
         x_BTC = self.embed_tokens(ids_BT)
         for layer in self.layers:
-            x_BTC = layer(x_BTC, turn_TD, mask, cache)
-        if cache is not None:
-            cache.num_positions += ids_BT.shape[1]
+            x_BTC = layer(x_BTC, turn_TD, mask, window)
         return self.norm(x_BTC)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 CHUNK_POSITIONS = 1024
 """Positions whose logits exist at the same time: 1,024 x 6,400 in float32 are 26 MB."""
@@ -32,6 +33,28 @@ def next_token_loss(hidden_BTC: Tensor, embedding_VC: Tensor, targets_BT: Tensor
     for hidden, targets in chunks:
         total += functional.cross_entropy(functional.linear(hidden, embedding_VC).float(), targets, reduction="sum")
     return total
+
+
+def target_log_probs(hidden_BTC: Tensor, embedding_VC: Tensor, targets_BT: Tensor, places_N: Tensor) -> Tensor:
+    """Log-probability of each target that counts, float32 of shape (N,), to differentiate where gradients are enabled.
+
+    `places_N` are the targets' places in the flattened (B T). Logits are made chunk by chunk, and again in the backward pass.
+    """
+    hidden_NC = hidden_BTC.flatten(0, 1).index_select(0, places_N)
+    targets_N = targets_BT.flatten().index_select(0, places_N)
+    parts = []
+    for start in range(0, max(1, len(places_N)), CHUNK_POSITIONS):
+        hidden, targets = hidden_NC[start : start + CHUNK_POSITIONS], targets_N[start : start + CHUNK_POSITIONS]
+        if torch.is_grad_enabled():
+            parts.append(checkpoint(_log_probs, hidden, embedding_VC, targets, use_reentrant=False, preserve_rng_state=False))
+        else:
+            parts.append(_log_probs(hidden, embedding_VC, targets))
+    return torch.cat(parts)
+
+
+def _log_probs(hidden_NC: Tensor, embedding_VC: Tensor, targets_N: Tensor) -> Tensor:
+    logits_NV = functional.linear(hidden_NC, embedding_VC).float()
+    return logits_NV.gather(1, targets_N[:, None]).squeeze(1) - logits_NV.logsumexp(dim=1)
 
 
 def _autocast(tensor: Tensor) -> bool:

@@ -9,9 +9,11 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial as partial_call
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trainer.config import TokenizerSection, TokensSection
 from trainer.corpus.normalising import fingerprint
@@ -84,7 +86,9 @@ def encode_corpus(
         splits: dict[Split, SplitRows] = {}
         for split in SPLITS:
             chosen = [shard for shard in shards if shard.split == split]
-            splits[split], row_files = _pack_split(split, chosen, config, partial)
+            documents = [_documents(partial, index, shard) for index, shard in enumerate(chosen)]
+            pack = partial_call(pack_best_fit if config.packing == "best_fit" else pack_concat, row_tokens=config.row_tokens)
+            splits[split], row_files = pack_split(split, chosen, documents, pack, config.row_tokens, partial)
             files |= row_files
         manifest = TokensManifest(
             row_tokens=config.row_tokens,
@@ -185,19 +189,23 @@ def _encode_part(job: tuple[Part, Path, Path, Path]) -> tuple[Shard, dict[str, S
     return shard, stored
 
 
-def _pack_split(
-    split: Split, shards: list[Shard], config: TokensSection, folder: Path
+def pack_split(
+    split: Split,
+    shards: list[Shard],
+    documents: list[NDArray[np.void]],
+    pack: Callable[[NDArray[np.void]], Rows],
+    row_tokens: int,
+    folder: Path,
 ) -> tuple[SplitRows, dict[str, StoredFile]]:
-    pack = pack_best_fit if config.packing == "best_fit" else pack_concat
-    documents = [_documents(folder, index, shard) for index, shard in enumerate(shards)]
+    """Pack each shard's documents into rows and write them; held-out rows are of one source each. Returns what was made."""
     rows_by_source: dict[str, tuple[int, int]] = {}
     if split == "train":
-        rows = pack(np.concatenate(documents) if documents else np.empty(0, PIECE), config.row_tokens)
+        rows = pack(np.concatenate(documents) if documents else np.empty(0, PIECE))
     else:
         packed, num_rows = [], 0
         for source in dict.fromkeys(shard.source for shard in shards):
             own = [table for shard, table in zip(shards, documents, strict=True) if shard.source == source]
-            packed.append(pack(np.concatenate(own), config.row_tokens))
+            packed.append(pack(np.concatenate(own)))
             rows_by_source[source] = (num_rows, num_rows + len(packed[-1]))
             num_rows += len(packed[-1])
         rows = Rows.joined(packed)
@@ -206,12 +214,13 @@ def _pack_split(
         writer = HashingWriter(folder / name)
         writer.write(array.tobytes())
         files[name] = StoredFile(**asdict(writer.close()))
+    used = int(rows.pieces["length"].astype(np.int64).sum())
+    utilisation = used / (len(rows) * row_tokens) if len(rows) else 0.0
     tokens = sum(shard.tokens for shard in shards)
-    utilisation = tokens / (len(rows) * config.row_tokens) if len(rows) else 0.0
     return SplitRows(rows=len(rows), tokens=tokens, utilisation=utilisation, rows_by_source=rows_by_source), files
 
 
-def _documents(folder: Path, index: int, shard: Shard) -> np.ndarray:
+def _documents(folder: Path, index: int, shard: Shard) -> NDArray[np.void]:
     """A shard's documents as whole pieces."""
     ends = read_array(folder / f"{shard.name}.ends", "<i8").astype(np.int64)
     documents = np.empty(len(ends), PIECE)

@@ -1,7 +1,13 @@
 """What `trainer tokenizer inspect` shows: readable pieces, and bytes per token by source."""
 
+from itertools import islice
+
 from trainer.config import NUM_BYTES, NUM_SPECIAL_TOKENS, Config
+from trainer.corpus.reading import JSON_LINES, BadLine, files_at
+from trainer.errors import CorpusError
 from trainer.run_folder import RunFolder
+from trainer.tokens.chat import ChatIds
+from trainer.tokens.chat_files import Conversation, encode_conversation, encode_pair, read_chat_file
 from trainer.tokens.encoding import measure_by_source
 from trainer.tokens.tokenizer import SPECIAL_TOKENS, TOKENIZER_FILE, TextEncoder, readable
 
@@ -31,6 +37,35 @@ def inspect_tokenizer(config: Config, folder: RunFolder, text: str | None, num_p
     for sample in _SAMPLES:
         lines += _cut(encoder, sample)
     return lines
+
+
+def inspect_chat(folder: RunFolder, path: str, num_rows: int) -> list[str]:
+    """Lines that show a chat file's first rows as the model is taught them: what counts as a target stands between « and ».
+
+    Raises CorpusError at a row that breaks a rule.
+    """
+    encoder = TextEncoder(folder.tokenizer / TOKENIZER_FILE)
+    lines: list[str] = []
+    for file in files_at(path, "--chat", JSON_LINES):
+        for item in islice(read_chat_file("--chat", file), num_rows - len(lines)):
+            if isinstance(item, BadLine):
+                raise CorpusError(f"{item.file}:{item.line}: {item.reason}")
+            where = f"{item.file}:{item.line}"
+            if isinstance(item.row, Conversation):
+                lines.append(_taught(encoder, where, encode_conversation(item.row, encoder)))
+            else:
+                both = zip(("chosen", "rejected"), encode_pair(item.row, encoder), strict=True)
+                lines.append("\n".join(_taught(encoder, f"{where} {name}", chat) for name, chat in both))
+    return lines
+
+
+def _taught(encoder: TextEncoder, where: str, chat: ChatIds) -> str:
+    text, before = "", False
+    for token, trained in zip(chat.ids, chat.mask, strict=True):
+        text += ("«" if trained else "»") if trained != before else "|" if text else ""
+        text += readable(encoder.decode_bytes([token]))
+        before = trained
+    return f"{where}: {len(chat.ids)} tokens, {sum(chat.mask)} of them targets: {text}" + ("»" if before else "")
 
 
 def _cut(encoder: TextEncoder, text: str) -> list[str]:

@@ -5,6 +5,8 @@
     DATA/tokens/SPLIT/SOURCE-00000.ends      little-endian int64: index behind each document's end-of-text
     DATA/tokens/SPLIT.pieces, SPLIT.rows     the rows as packed (tokens.packing), int64 row starts
     DATA/tokens/manifest.json                counts, tokenizer, size and SHA-256 of every file; written last
+    DATA/chat, DATA/pairs                    the same for conversations (trainer.tokens.chat_encoding); a file SHARD.mask holds
+                                             a bit for each id: whether it counts as a target
 
 Every id but the first of a shard is a target exactly once: position t of a row predicts the id that follows it in its own
 document, so the input before a document's first id is the end-of-text that stands in front of it.
@@ -48,7 +50,7 @@ class Shard(_Frozen):
     split: Split
     documents: int
     tokens: int
-    """Target tokens: ids less the first one."""
+    """Target tokens: ids less the first one; of conversations only those that count."""
     text_bytes: int
     input_sha256: str
     """The clean text that it was encoded from."""
@@ -60,7 +62,7 @@ class SplitRows(_Frozen):
     rows: int
     tokens: int
     utilisation: Annotated[float, Field(ge=0, le=1)]
-    """Target tokens per position; the rest is padding."""
+    """Share of the positions that hold a token; the rest is padding."""
     rows_by_source: dict[str, tuple[int, int]]
     """Held-out rows of each source as a range; empty for the training split, whose rows mix sources."""
 
@@ -77,6 +79,11 @@ class TokensManifest(_Frozen):
     shards: tuple[Shard, ...]
     splits: dict[Split, SplitRows]
     files: dict[str, StoredFile]
+    kind: Literal["text", "conversations", "pairs"] = "text"
+    origin_sha256: str = ""
+    """conversations and pairs: what they were made from."""
+    counts: dict[str, dict[str, int]] = {}
+    """conversations and pairs, by source: rows read, kept, held out, duplicate, too long, bad."""
 
 
 def dtype_for(vocab_size: int) -> Literal["<u2", "<u4"]:
@@ -132,6 +139,8 @@ class TokenRows:
         self.info = manifest.splits[split]
         shards = [shard for shard in manifest.shards if shard.split == split]
         self._shards = [read_array(folder / f"{shard.name}.tokens", manifest.dtype) for shard in shards]
+        masked = manifest.kind != "text"
+        self._masks = [read_array(folder / f"{shard.name}.mask", np.uint8) for shard in shards] if masked else None
         pieces = read_array(folder / f"{split}.pieces", PIECE)
         self.rows = Rows(pieces, read_array(folder / f"{split}.rows", "<i8"))  # type: ignore[arg-type]
 
@@ -141,7 +150,8 @@ class TokenRows:
     def read(self, row_ids: NDArray[np.int64], num_rows: int | None = None) -> tuple[NDArray[np.int64], ...]:
         """Inputs, targets and document numbers of rows, each int64 of shape (num_rows, T).
 
-        Padding has input END_OF_TEXT, target IGNORED and a document number of its own (0; documents count from 1).
+        Padding has input END_OF_TEXT, target IGNORED and a document number of its own (0; documents count from 1). Where a
+        conversation's token does not count, its target is IGNORED, too.
         `num_rows` above the number of ids adds rows of padding, so that a short batch keeps its shape.
         """
         shape = (num_rows or len(row_ids), self.row_tokens)
@@ -154,7 +164,15 @@ class TokenRows:
             for number, (shard, start, length) in enumerate(self.rows.pieces[first:last].tolist(), start=1):
                 ids = self._shards[shard][start - 1 : start + length]
                 inputs[index, at : at + length] = ids[:-1]
-                targets[index, at : at + length] = ids[1:]
+                targets[index, at : at + length] = ids[1:] if self._masks is None else self._counted(shard, start, ids[1:])
                 documents[index, at : at + length] = number
                 at += length
         return inputs, targets, documents
+
+    def _counted(self, shard: int, start: int, ids: NDArray[np.generic]) -> NDArray[np.int64]:
+        """Ids from `start` on of a shard, IGNORED where the mask has no bit."""
+        assert self._masks is not None
+        first, last = start // 8, -(-(start + len(ids)) // 8)
+        bits = np.unpackbits(np.asarray(self._masks[shard][first:last], np.uint8), bitorder="little")
+        counts = bits[start - 8 * first :][: len(ids)] == 1
+        return np.where(counts, ids.astype(np.int64), IGNORED)

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -76,8 +77,15 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
         "add_eos_token": False,
         "clean_up_tokenization_spaces": False,
         "model_max_length": 32768,
+        "chat_template": chat_template(),
     }
     write_json(folder / CONFIG_FILE, config)
+
+
+def chat_template() -> str:
+    """The Jinja template by which Hugging Face's tokenizers render a conversation; trainer.tokens.chat does the same."""
+    text = (resources.files("trainer.tokens") / "chat_template.jinja").read_text(encoding="utf-8")
+    return text.rstrip("\n").replace("in SPECIAL_TOKENS", f"in {json.dumps(SPECIAL_TOKENS)}")
 
 
 class TextEncoder:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-from trainer.events import Event, Record, SinkFailed
+from trainer.events import Event, Record, SinkFailed, TrainingEvent
 
 
 class Sink(Protocol):
@@ -25,12 +25,16 @@ class Sink(Protocol):
 class Tracker:
     """Hands each event to every sink that still works. Without sinks it is a process that keeps silent."""
 
-    def __init__(self, run: str, sinks: Sequence[Sink] = ()) -> None:
+    def __init__(self, run: str, sinks: Sequence[Sink] = (), stage: str = "pretrain") -> None:
+        """`stage` is that of the training events."""
         self._run = run
+        self._stage = stage
         self._sinks = list(sinks)
 
     def emit(self, event: Event, step: int | None = None) -> None:
         """Tell an event, at `step` if it does not say so itself."""
+        if isinstance(event, TrainingEvent) and event.stage != self._stage:
+            event = replace(event, stage=self._stage)
         record = Record(time.time(), self._run, event if step is None else replace(event, step=step))
         for sink in list(self._sinks):
             if sink in self._sinks:  # it may have failed meanwhile, at the event that told another sink's failure

@@ -23,7 +23,8 @@ def import_client() -> ModuleType:
         import prometheus_client
     except ImportError:
         raise MissingDependencyError(
-            "prometheus-client is not installed: pip install 'pretrain-run[prometheus]', or unset tracking.prometheus_port"
+            "prometheus-client is not installed: pip install 'pretrain-run[prometheus]' (for `trainer serve`: [serve]), "
+            "or unset tracking.prometheus_port"
         ) from None
     return prometheus_client
 

@@ -14,8 +14,13 @@ from trainer.events import CheckpointDamaged, CheckpointFailed, StepsDone, Train
 from trainer.tracking import units
 from trainer.tracking.markup import Markup, element
 from trainer.tracking.plot import Axis, Marker, Series, Size, bar_chart, line_chart
+from trainer.tracking.report_evaluation import side_by_side, tasks
+from trainer.tracking.report_parts import figure as _figure
+from trainer.tracking.report_parts import missing as _missing
+from trainer.tracking.report_parts import section as _section
+from trainer.tracking.report_parts import table as _table
 from trainer.tracking.report_timeline import Row, timeline
-from trainer.tracking.run_story import RunStory, percentile
+from trainer.tracking.run_story import RunStory, Tuning, percentile
 
 _STEP = Axis("optimizer step", zero=True)
 _WIDE = Size(width=1000.0, height=300.0)
@@ -24,7 +29,7 @@ _ALL = "all"
 
 
 def render_page(story: RunStory) -> str:
-    """The whole page. Each section says so plainly where the run has nothing for it yet."""
+    """The whole page. A section says so plainly where the run has nothing for it yet; what must be asked for may be absent."""
     style, script = _asset("report.css"), _asset("report.js")
     policy = (
         f"default-src 'none'; style-src '{_hash(style)}'; script-src '{_hash(script)}'; img-src data:; "
@@ -41,7 +46,8 @@ def render_page(story: RunStory) -> str:
         element("title", f"{story.name}: run report"),
         element("style", style),
     )
-    sections = (_headline, _learning, _speed, _evaluation, _samples, _happenings, _checkpoints, _config)
+    results = (_evaluation, tasks, _samples, side_by_side)
+    sections = (_headline, _learning, _speed, _tunings, *results, _happenings, _checkpoints, _config)
     content = element("main", *(section(story) for section in sections))
     body = element("body", _title(story), content, _footer(story), element("script", script))
     return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
@@ -53,27 +59,6 @@ def _asset(name: str) -> Markup:
 
 def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
-def _section(heading: str, *content: str) -> Markup:
-    key = heading.lower().replace(" ", "-")
-    return element("section", element("h2", heading, id=key), *content, aria_labelledby=key)
-
-
-def _missing(text: str, command: str | None = None) -> Markup:
-    way_out = (" ", element("code", command), " does it.") if command else ()
-    return element("p", text, *way_out, class_="missing")
-
-
-def _figure(heading: str, *content: str, class_: str | None = None) -> Markup:
-    return element("figure", element("figcaption", heading), *content, class_=class_)
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], class_: str) -> Markup:
-    header = element("tr", *(element("th", text, scope="col") for text in head))
-    body = (element("tr", element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:])) for row in rows)
-    table = element("table", element("thead", header), element("tbody", *body), class_=class_)
-    return element("div", table, class_="scroll")
 
 
 def _clock(time_s: float) -> str:
@@ -266,6 +251,36 @@ def _markers(story: RunStory) -> list[Marker]:
             label += f", {_processes(start)}"
         markers.append(Marker(start.step or 0, label))
     return markers
+
+
+# What follows pretraining
+
+_TUNING_HEADINGS = {"sft": "Instruction tuning", "dpo": "Preference optimisation"}
+
+
+def _tunings(story: RunStory) -> Markup:
+    return Markup("".join(_tuning(tuning) for tuning in story.tunings))
+
+
+def _tuning(tuning: Tuning) -> Markup:
+    """Curves of one stage: its loss, the figures that it adds, and what was held out."""
+    charts = [_curve(tuning.steps, "Loss", Axis("per pair" if tuning.preferences else "nats per answer token"), _loss)]
+    names = [name for name in ("accuracy", "margin", "kl") if tuning.steps and name in tuning.steps[-1].figures]
+    for name in names:
+        series = [Series("training pairs", _points(tuning.steps, lambda event, name=name: event.figures.get(name, math.nan)))]  # type: ignore[misc]
+        series.append(Series("held out", [(event.step or 0, float(getattr(event, name))) for event in tuning.preferences]))
+        charts.append(_figure(name.capitalize(), line_chart(name.capitalize(), series, _STEP, Axis(name))))
+    held_out = [Series("text", [(event.step or 0, event.bits_per_byte) for event in tuning.text])] if tuning.text else []
+    if tuning.answers:
+        held_out.append(Series("answers", [(event.step or 0, event.bits_per_byte) for event in tuning.answers]))
+    if held_out:
+        charts.append(_figure("Held out", line_chart("Held out", held_out, _STEP, Axis("bits per byte", "bits per byte"))))
+    heading = _TUNING_HEADINGS.get(tuning.stage, tuning.stage)
+    return _section(heading, element("div", *charts, class_="thirds"))
+
+
+def _loss(event: StepsDone) -> float:
+    return event.loss
 
 
 # Evaluation and samples

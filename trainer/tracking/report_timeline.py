@@ -6,8 +6,10 @@ from itertools import groupby
 from typing import Any, Literal
 
 from trainer.events import (
+    AnswersValidated,
     CheckpointDamaged,
     CheckpointFailed,
+    CheckpointMeasured,
     CheckpointSaved,
     EpochDone,
     Evaluated,
@@ -16,6 +18,7 @@ from trainer.events import (
     Generated,
     OrderChecked,
     Preempting,
+    PreferencesValidated,
     RankKilled,
     Record,
     SinkFailed,
@@ -23,6 +26,7 @@ from trainer.events import (
     StageStarted,
     StepsDone,
     StepSkipped,
+    TaskScored,
     TrainingFinished,
     TrainingStarted,
     Validated,
@@ -32,7 +36,8 @@ from trainer.tracking import units
 Tone = Literal["plain", "good", "bad", "quiet"]
 
 
-_TOLD_ELSEWHERE = StepsDone | EpochDone | Validated | Evaluated | Generated
+_VALIDATED = Validated | AnswersValidated | PreferencesValidated | Evaluated | TaskScored | CheckpointMeasured
+_TOLD_ELSEWHERE = StepsDone | EpochDone | _VALIDATED | Generated
 """The page's charts, tables and samples."""
 
 
@@ -93,7 +98,9 @@ def _is_folded(event: Event, following: Sequence[Record]) -> bool:
 
 def _group_key(record: Record) -> object:
     event = record.event
-    if isinstance(event, CheckpointSaved | StepSkipped) or (isinstance(event, StageFinished) and event.skipped):
+    if isinstance(event, CheckpointSaved | StepSkipped):
+        return event.name(), event.stage
+    if isinstance(event, StageFinished) and event.skipped:
         return event.name()
     return id(record)
 

@@ -7,6 +7,8 @@ from typing import Any, Literal, TypeVar
 
 from trainer import events
 from trainer.events import (
+    AnswersValidated,
+    CheckpointMeasured,
     CheckpointSaved,
     Evaluated,
     Event,
@@ -14,11 +16,14 @@ from trainer.events import (
     Generated,
     OrderChecked,
     Preempting,
+    PreferencesValidated,
     RankKilled,
     Record,
     StageStarted,
     StepsDone,
     StepSkipped,
+    TaskScored,
+    TrainingEvent,
     TrainingFinished,
     TrainingStarted,
     Validated,
@@ -26,17 +31,30 @@ from trainer.events import (
 
 State = Literal["not started", "running", "stopped", "failed", "finished"]
 E = TypeVar("E", bound=Event)
+_PRETRAIN = "pretrain"
 
 _KINDS: dict[str, type[Event]] = {
     kind.name(): kind
     for kind in vars(events).values()
-    if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
+    if isinstance(kind, type) and issubclass(kind, Event) and kind not in (Event, TrainingEvent)
 }
 
 
 @dataclass(frozen=True, slots=True)
+class Tuning:
+    """A stage after pretraining, as the report tells it; one event a step, in order."""
+
+    stage: str
+    steps: tuple[StepsDone, ...]
+    text: tuple[Validated, ...]
+    """Held-out bits per byte of the pretraining's text."""
+    answers: tuple[AnswersValidated, ...]
+    preferences: tuple[PreferencesValidated, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunStory:
-    """A run as the report tells it. `steps`, `skips` and `validations` hold one event a step, in order."""
+    """A run as the report tells it. `steps`, `skips` and `validations` hold one event a step, in order, of pretraining."""
 
     name: str
     config_text: str | None
@@ -52,8 +70,13 @@ class RunStory:
     stops: tuple[Preempting, ...]
     saves: tuple[CheckpointSaved, ...]
     evaluated: Evaluated | None
+    scored: tuple[TaskScored, ...]
+    """Of the last evaluation, by checkpoint and task."""
+    measured: tuple[CheckpointMeasured, ...]
+    """Of the last evaluation, where it compared several checkpoints."""
     samples: tuple[Generated, ...]
     order: OrderChecked | None
+    tunings: tuple[Tuning, ...] = ()
 
     @property
     def span_s(self) -> float:
@@ -79,13 +102,19 @@ def parse_records(lines: Iterable[dict[str, Any]]) -> tuple[list[Record], int]:
 
 
 def tell_story(records: Sequence[Record], name: str, config_text: str | None = None, num_unknown: int = 0) -> RunStory:
-    """Put together what belongs together, and drop what a later start of the run tells again."""
+    """Put together what belongs together, and drop what a later start of the run tells again.
+
+    Steps are counted in each stage from 0, so the curves of one never meet those of another.
+    """
+    told = [record.event.stage for record in records if isinstance(record.event, StepsDone)]
+    tunings = tuple(_tuning(records, stage) for stage in dict.fromkeys(told) if stage != _PRETRAIN)
+    everything, records = records, [record for record in records if _stage_of(record.event) in (None, _PRETRAIN)]
     return RunStory(
         name=name,
         config_text=config_text,
-        records=tuple(records),
+        records=tuple(everything),
         num_unknown=num_unknown,
-        state=_state(records),
+        state=_state(everything),
         training_s=_training_s(records),
         starts=tuple(_all(records, TrainingStarted)),
         steps=tuple(_by_step(records, StepsDone)),
@@ -95,8 +124,27 @@ def tell_story(records: Sequence[Record], name: str, config_text: str | None = N
         stops=tuple(_all(records, Preempting)),
         saves=tuple(_all(records, CheckpointSaved)),
         evaluated=_last(records, Evaluated),
+        scored=tuple(_of_last_evaluation(records, TaskScored)),
+        measured=tuple(_of_last_evaluation(records, CheckpointMeasured)),
         samples=tuple(_latest_samples(records)),
         order=_last(records, OrderChecked),
+        tunings=tunings,
+    )
+
+
+def _stage_of(event: Event) -> str | None:
+    """The training stage that an event belongs to."""
+    return event.stage if isinstance(event, TrainingEvent | TrainingStarted | TrainingFinished) else None
+
+
+def _tuning(records: Sequence[Record], stage: str) -> Tuning:
+    own = [record for record in records if _stage_of(record.event) == stage]
+    return Tuning(
+        stage,
+        tuple(_by_step(own, StepsDone)),
+        tuple(_by_step(own, Validated)),
+        tuple(_by_step(own, AnswersValidated)),
+        tuple(_by_step(own, PreferencesValidated)),
     )
 
 
@@ -155,6 +203,21 @@ def _latest_samples(records: Sequence[Record]) -> list[Generated]:
             samples = [event] if begun_anew else [*samples, event]
             begun_anew = False
     return samples
+
+
+def _of_last_evaluation(records: Sequence[Record], kind: type[E]) -> list[E]:
+    """What the last evaluation told before its end; one that was cut off does not count."""
+    told: list[E] = []
+    waiting: list[E] = []
+    for record in records:
+        event = record.event
+        if isinstance(event, StageStarted) and event.stage == "evaluate":
+            waiting = []
+        elif isinstance(event, kind):
+            waiting.append(event)
+        elif isinstance(event, Evaluated):
+            told, waiting = waiting, []
+    return told
 
 
 def _state(records: Sequence[Record]) -> State:

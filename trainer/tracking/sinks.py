@@ -3,14 +3,14 @@
 import hashlib
 import sys
 
-from trainer.config import Config, StageName
+from trainer.config import TRAINING_STAGES, Config, StageName
 from trainer.run_folder import RunFolder
 from trainer.tracking.hub import Sink, Tracker
 from trainer.tracking.json_lines import JsonLines
 from trainer.tracking.terminal import Terminal
 from trainer.world import World
 
-_WANDB_STAGES: tuple[StageName, ...] = ("pretrain", "evaluate")
+_WANDB_STAGES: tuple[StageName, ...] = (*TRAINING_STAGES, "evaluate")
 
 
 def make_tracker(config: Config, folder: RunFolder, world: World, stage: StageName | None) -> Tracker:
@@ -32,4 +32,4 @@ def make_tracker(config: Config, folder: RunFolder, world: World, stage: StageNa
         run_id = hashlib.sha256(f"{run} {folder.path.resolve()}".encode()).hexdigest()[:16]
         values = config.model_dump(mode="json") | {"run": run}
         sinks.append(Wandb(config.tracking.wandb, config.name, run_id, folder.path, values))
-    return Tracker(run, sinks)
+    return Tracker(run, sinks, stage if stage in TRAINING_STAGES else "pretrain")

@@ -1,5 +1,6 @@
 """Events for a person: a progress bar where one looks, plain lines in a log. Everything goes to stderr."""
 
+import math
 from typing import TextIO
 
 from rich.console import Console
@@ -7,8 +8,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column
 
 from trainer.events import (
+    AnswersValidated,
     CheckpointDamaged,
     CheckpointFailed,
+    CheckpointMeasured,
     CheckpointSaved,
     EpochDone,
     Evaluated,
@@ -17,6 +20,7 @@ from trainer.events import (
     Generated,
     OrderChecked,
     Preempting,
+    PreferencesValidated,
     RankKilled,
     Record,
     SinkFailed,
@@ -24,6 +28,7 @@ from trainer.events import (
     StageStarted,
     StepsDone,
     StepSkipped,
+    TaskScored,
     TrainingFinished,
     TrainingStarted,
     Validated,
@@ -73,8 +78,9 @@ class Terminal:
 def step_figures(event: StepsDone) -> str:
     """Loss, rate, speed, waiting, utilisation and time left of a step."""
     mfu = "" if event.mfu is None else f"  mfu {event.mfu:.0%}"
+    figures = "".join(f"{name} {value:.3f}  " for name, value in event.figures.items())
     return (
-        f"loss {event.loss:.4f}  {units.count(event.tokens_per_s)} tok/s  left {units.duration(event.eta_s)}{mfu}"
+        f"loss {event.loss:.4f}  {figures}{units.count(event.tokens_per_s)} tok/s  left {units.duration(event.eta_s)}{mfu}"
         f"  data {event.data_wait_share:.1%}  lr {event.lr:.2e}  norm {event.grad_norm:.2f}"
     )
 
@@ -92,7 +98,8 @@ def describe(event: Event) -> str | None:
                 + f"  {facts}"
             )
         case TrainingStarted():
-            origin = f"from {event.resumed_from}" if event.resumed_from else "from the start"
+            start = f"from the weights of {event.started_from}" if event.started_from else "from the start"
+            origin = f"from {event.resumed_from}" if event.resumed_from else start
             peak = "" if event.peak_tflops is None else f", peak {event.peak_tflops:.2f} TFLOPS"
             parameters = units.count(event.num_parameters)
             return (
@@ -109,6 +116,13 @@ def describe(event: Event) -> str | None:
         case Validated():
             sources = "  ".join(f"{name} {value:.4f}" for name, value in event.by_source.items())
             return f"step {event.step}  held-out bits per byte {event.bits_per_byte:.4f}  ({sources})"
+        case AnswersValidated():
+            sources = "  ".join(f"{name} {value:.4f}" for name, value in event.by_source.items())
+            return f"step {event.step}  held-out answers, bits per byte {event.bits_per_byte:.4f}  ({sources})"
+        case PreferencesValidated():
+            sources = "  ".join(f"{name} {value:.3f}" for name, value in event.by_source.items())
+            figures = f"margin {event.margin:.3f}  kl {event.kl:.4f}"
+            return f"step {event.step}  {event.pairs} held-out pairs, accuracy {event.accuracy:.3f}  ({sources})  {figures}"
         case CheckpointSaved():
             size = event.size_bytes / 1e6
             waited_ms = 1000 * event.stall_s
@@ -134,11 +148,26 @@ def describe(event: Event) -> str | None:
             )
         case Evaluated():
             return "\n".join(_table(event.bits_per_byte))
+        case TaskScored():
+            return "\n".join(_scores(event))
+        case CheckpointMeasured():
+            bits = event.bits_per_byte.get("all", math.nan)
+            return f"{event.checkpoint}: {bits:.4f} bits per byte, {len(event.samples)} texts beside those of the others"
         case Generated():
             return f"> {event.prompt}\n{event.text}\n"
         case SinkFailed():
             return f"{event.sink} gets no more events: {event.reason}"
     return None
+
+
+def _scores(event: TaskScored) -> list[str]:
+    """A line for each score of a task."""
+    head = f"{event.task} of {event.checkpoint}, {event.n} items"
+    return [
+        f"{head}: {name} {score['accuracy']:.3f} ({score['low']:.3f} to {score['high']:.3f}), chance {event.chance:.3f}, "
+        f"p {score['p_value']:.2g}"
+        for name, score in event.scores.items()
+    ]
 
 
 def _table(bits_per_byte: dict[str, dict[str, float]]) -> list[str]:

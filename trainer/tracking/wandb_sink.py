@@ -10,9 +10,19 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from trainer.config import WandbSection
+from trainer.config import TRAINING_STAGES, WandbSection
 from trainer.errors import MissingDependencyError
-from trainer.events import EpochDone, Evaluated, Record, StepsDone, Validated
+from trainer.events import (
+    AnswersValidated,
+    EpochDone,
+    Evaluated,
+    PreferencesValidated,
+    Record,
+    StepsDone,
+    TaskScored,
+    TrainingEvent,
+    Validated,
+)
 
 _QUEUE_EVENTS = 10_000
 _STEP_METRICS = ("loss", "lr", "grad_norm", "epoch", "tokens_seen", "tokens_per_s", "data_wait_share", "mfu")
@@ -77,6 +87,8 @@ class Wandb:
             settings = self._wandb.Settings(init_timeout=self._deadline_s, console="off", silent=True)
             run = self._wandb.init(settings=settings, **self._arguments)
             run.define_metric("*", step_metric="step")
+            for stage in TRAINING_STAGES[1:]:
+                run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")
             while (record := self._queue.get()) is not None:
                 values = metrics(record)
                 if values:
@@ -87,18 +99,30 @@ class Wandb:
 
 
 def metrics(record: Record) -> dict[str, Any]:
-    """What an event adds to the charts; the step is a metric of its own, so a resumed run may tell a step again."""
+    """What an event adds to the charts; the step is a metric of its own, so a resumed run may tell a step again.
+
+    What follows pretraining has charts and steps of its own, such as `sft/loss` over `sft/step`.
+    """
     event = record.event
     match event:
         case StepsDone():
-            chosen = {name: getattr(event, name) for name in _STEP_METRICS}
+            chosen = {name: getattr(event, name) for name in _STEP_METRICS} | event.figures
         case EpochDone():
             chosen = {"epoch_time": event.epoch_time_s}
         case Validated():
             chosen = {"bits_per_byte": event.bits_per_byte}
             chosen |= {f"bits_per_byte/{name}": value for name, value in event.by_source.items()}
+        case AnswersValidated():
+            chosen = {"answers_bits_per_byte": event.bits_per_byte}
+        case PreferencesValidated():
+            chosen = {f"held_out_{name}": getattr(event, name) for name in ("accuracy", "margin", "kl")}
         case Evaluated():
             chosen = {f"evaluation/{name}": values.get("all") for name, values in event.bits_per_byte.items()}
+        case TaskScored():
+            chosen = {f"evaluation/{event.task}/{name}": score["accuracy"] for name, score in event.scores.items()}
         case _:
             return {}
-    return {"step": event.step} | {name: value for name, value in chosen.items() if value is not None}
+    values = {"step": event.step} | {name: value for name, value in chosen.items() if value is not None}
+    if isinstance(event, TrainingEvent) and event.stage != "pretrain":
+        return {f"{event.stage}/{name}": value for name, value in values.items()}
+    return values

@@ -6,28 +6,26 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
-import numpy as np
 import torch
-from torch import nn
 
 from trainer import __version__
-from trainer.checkpoint.format import MODEL_FILE, OPTIMIZER_FILE, CheckpointManifest, TrainingState
+from trainer.checkpoint.format import MODEL_FILE, OPTIMIZER_FILE, CheckpointManifest, StartedFrom, TrainingState
 from trainer.checkpoint.reading import Checkpoint, load_tensors, newest_checkpoint, stored_tensors
 from trainer.checkpoint.writing import CheckpointWriter
-from trainer.config import Config
+from trainer.config import Config, TrainingStage
 from trainer.config_training import TrainingSection
+from trainer.config_tuning import LoraSection, TuningSection
 from trainer.errors import CheckpointError, ConfigError
 from trainer.events import TrainingStarted
-from trainer.files import LOCK_WAIT_S, record_of
+from trainer.files import LOCK_WAIT_S
 from trainer.model.gpt import GPT
+from trainer.model.lora import add_adapters
 from trainer.run_folder import RunFolder
 from trainer.signals import StopRequest
-from trainer.tokens.encoding import check_tokens
 from trainer.tokens.order import Order, batch_ramp
-from trainer.tokens.shards import MANIFEST as TOKENS_MANIFEST
-from trainer.tokens.shards import TokenRows, TokensManifest, read_manifest, verify_files
-from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder, check_vocabulary
+from trainer.tokens.shards import verify_files
 from trainer.tracking.hub import Tracker
 from trainer.training.batches import Loader
 from trainer.training.engines.making import group_of_engines, make_engine
@@ -38,37 +36,12 @@ from trainer.training.peers import Peers, choose_device, joined
 from trainer.training.precision import Numerics, matmul_tflops
 from trainer.training.profiling import no_profiler, traced
 from trainer.training.sample_log import SampleLog, next_attempt
-from trainer.training.validation import Validator
+from trainer.training.stage import ObjectiveT, Setting, Stage, TrainingData
+from trainer.training.starting import base_of, load_weights, origin_of, started_from
 from trainer.world import World
 
 LEASE_S = 110.0
 """Below `collective_timeout_s`, in which the other processes wait for the first one."""
-
-
-@dataclass(frozen=True)
-class TrainingData:
-    """Rows and what names them."""
-
-    manifest: TokensManifest
-    sha256: str
-    train: TokenRows
-    held_out: TokenRows
-    bytes_per_id: np.ndarray
-
-    @staticmethod
-    def open(config: Config, folder: RunFolder) -> "TrainingData":
-        """Open the token shards. Raises ShardError or TokenizerError if they are missing, altered or another model's."""
-        encoder = TextEncoder(folder.tokenizer / TOKENIZER_FILE)
-        check_vocabulary(encoder, config.model.vocab_size)
-        manifest = read_manifest(folder.tokens)
-        check_tokens(manifest, encoder, config.tokens, folder.tokens)
-        return TrainingData(
-            manifest,
-            record_of(folder.tokens / TOKENS_MANIFEST).sha256,
-            TokenRows(folder.tokens, manifest, "train"),
-            TokenRows(folder.tokens, manifest, "held_out"),
-            np.array(encoder.bytes_per_id()),
-        )
 
 
 def order_of(config: TrainingSection, seed: int, num_rows: int) -> Order:
@@ -88,23 +61,16 @@ def order_of(config: TrainingSection, seed: int, num_rows: int) -> Order:
 
 
 def train(
-    config: Config,
-    stage: str,
-    section: TrainingSection,
-    make_module: Callable[[GPT, Numerics], nn.Module],
-    folder: RunFolder,
-    world: World,
-    tracker: Tracker,
-    stop: StopRequest,
+    stage: Stage[ObjectiveT], config: Config, folder: RunFolder, world: World, tracker: Tracker, stop: StopRequest
 ) -> tuple[TrainingState, Order]:
     """Collective: train from the newest checkpoint, or from the start, to the last step. Raises TrainerError.
 
-    `make_module` makes of the model what computes the sum of nats of a `Batch`. Returns the state at the end and the order of
-    the whole run.
+    Returns the state at the end and the order of the whole run.
     """
-    data = TrainingData.open(config, folder)
+    section = config.training(stage.name)
+    data = TrainingData.open(config, folder, stage.kind)
     if world.is_first and config.tokens.verify_hashes:
-        verify_files(folder.tokens, data.manifest, hashes=True)
+        verify_files(data.folder, data.manifest, hashes=True)
     order = order_of(section, config.seed, len(data.train))
     if world.size > order.num_micro_batches:
         raise ConfigError(
@@ -121,7 +87,7 @@ def train(
         stop.deferred(),
         _lock_of_first(folder, world),
     ):
-        loop = _make_loop(config, stage, section, make_module, folder, data, order, peers, tracker, stop)
+        loop = _make_loop(stage, config, folder, data, order, peers, tracker, stop)
         with closing(loop.loader), closing(loop.engine):
             return loop.run(), order
 
@@ -136,10 +102,8 @@ def _ask_for_determinism(config: Config) -> None:
 
 
 def _make_loop(
+    stage: Stage[ObjectiveT],
     config: Config,
-    stage: str,
-    section: TrainingSection,
-    make_module: Callable[[GPT, Numerics], nn.Module],
     folder: RunFolder,
     data: TrainingData,
     order: Order,
@@ -148,61 +112,109 @@ def _make_loop(
     stop: StopRequest,
 ) -> TrainingLoop:
     """Collective: the loop, at the newest checkpoint if there is one."""
-    checkpoint = _newest(config, folder, data, peers, tracker)
+    section, own_folder = config.training(stage.name), folder.of_stage(stage.name)
+    adapters = section.lora if isinstance(section, TuningSection) else None
+    checkpoint = _newest(config, folder.checkpoints_of(stage.name), data, peers, tracker)
+    first = _first_weights(stage.name, config, folder, checkpoint, data, peers, tracker)
     # what a run began with it goes on with, also on a machine that would choose otherwise
     resumed = checkpoint.manifest.precision if checkpoint else None
     numerics = Numerics.of(config, resumed, peers.device) if resumed else Numerics.agreed(config, peers)
-    model = make_model(config, peers.device)
+    model = make_model(config, peers.device, data.most_row_tokens)
+    if first is not None and (checkpoint is None or adapters is not None):
+        load_weights(model, first.checkpoint())
+    if adapters is not None:
+        add_adapters(model, adapters, config.seed)
+    module = stage.make_module(model, numerics, config)
+    start_model = partial(_start_model, config, peers.device, data.most_row_tokens, first)
+    start = first.start if first else None
+    feed = stage.feed(Setting(config, section, own_folder, data, order, peers, numerics, start, start_model), module)
     if checkpoint is not None:
-        load_tensors(checkpoint.path / MODEL_FILE, dict(model.named_parameters()))
-    module = make_module(model, numerics)
+        trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        load_tensors(checkpoint.path / MODEL_FILE, trained)
     engine = make_engine(config.engine, section, module, model, peers, numerics.dtype)
     if checkpoint is not None:
         _load_optimizer(checkpoint, engine)
     state = checkpoint.manifest.state if checkpoint else TrainingState(step=0)
     peak_tflops = _peak_tflops(config, peers, numerics)
-    _announce(config, stage, peers, tracker, order, data, state, numerics, peak_tflops, checkpoint)
-    attempt = peers.from_first(next_attempt(folder.path)) if section.sample_log else 0
+    _announce(config, stage.name, peers, tracker, order, data, state, numerics, peak_tflops, checkpoint, start)
+    attempt = peers.from_first(next_attempt(own_folder)) if section.sample_log else 0
     trace = config.tracking.profile and peers.world.is_first
+    writer = CheckpointWriter(folder.checkpoints_of(stage.name), config.checkpoint.keep) if peers.world.is_first else None
     return TrainingLoop(
-        stage=stage,
+        stage=stage.name,
         module=module,
         config=section,
         checkpointing=config.checkpoint,
         seed=config.seed,
         order=order,
-        loader=Loader(data.train, order, peers.world, peers.device, in_lockstep=engine.in_lockstep),
+        loader=Loader(data.train, order, peers.world, peers.device, in_lockstep=engine.in_lockstep, read=feed.read),
         engine=engine,
-        validator=Validator(
-            data.held_out,
-            data.bytes_per_id,
-            section.micro_batch,
-            config.validation.max_rows_per_source,
-            peers,
-        ),
+        measures=feed.measures,
         validate_every=config.validation.every_steps,
         state=state,
-        manifest=partial(_manifest, config, stage, data, numerics.precision),
-        writer=CheckpointWriter(folder.checkpoints, config.checkpoint.keep) if peers.world.is_first else None,
+        manifest=partial(_manifest, config, stage.name, data, numerics.precision, start, adapters),
+        writer=writer,
         tracker=tracker,
         meter=Meter(
             order,
             config.tracking.log_every_steps,
-            config.model.flops_per_token(config.tokens.row_tokens),
+            config.model.flops_per_token(data.manifest.row_tokens),
             peak_tflops,
         ),
         stop=stop,
         peers=peers,
-        sample_log=SampleLog(folder.path, attempt, peers.world.rank) if section.sample_log else None,
+        sample_log=SampleLog(own_folder, attempt, peers.world.rank) if section.sample_log else None,
         compiled=config.compile,
         reads_late=peers.device.type == "cuda",
-        profiler=partial(traced, folder.path / "trace.json") if trace else no_profiler,
+        profiler=partial(traced, own_folder / "trace.json") if trace else no_profiler,
     )
 
 
-def make_model(config: Config, device: torch.device) -> GPT:
-    """The model with its first weights, computing as the config says."""
-    model = GPT(config.model, config.tokens.row_tokens)
+@dataclass(frozen=True)
+class _FirstWeights:
+    """The checkpoint that a stage started from, opened when it is needed: a resumed stage mostly does without it."""
+
+    start: StartedFrom
+    checkpoint: Callable[[], Checkpoint]
+
+
+def _first_weights(
+    stage: TrainingStage,
+    config: Config,
+    folder: RunFolder,
+    checkpoint: Checkpoint | None,
+    data: TrainingData,
+    peers: Peers,
+    tracker: Tracker,
+) -> _FirstWeights | None:
+    """Collective: what the stage started from, as its checkpoint says, or what it starts from now. None: drawn weights."""
+    if checkpoint is not None:
+        start = checkpoint.manifest.start
+        return _FirstWeights(start, partial(base_of, checkpoint)) if start is not None else None
+    origin = origin_of(config, folder, stage)
+    if origin is None:
+        return None
+    opened = origin.open(tracker.emit) if peers.world.is_first else None
+    step = peers.from_first(opened.manifest.state.step if opened else 0)
+    found = opened or Checkpoint.trusted(origin.folder, step)
+    if found.manifest.tokenizer_sha256 != data.manifest.tokenizer_sha256:
+        raise CheckpointError(
+            f"{found.path}: was made with another tokenizer ({found.manifest.tokenizer_sha256[:12]}, here "
+            f"{data.manifest.tokenizer_sha256[:12]}); give this run the same data_dir"
+        )
+    return _FirstWeights(started_from(found, folder.checkpoints_of(stage)), lambda: found)
+
+
+def _start_model(config: Config, device: torch.device, num_positions: int, first: _FirstWeights | None) -> GPT:
+    model = make_model(config, device, num_positions)
+    if first is not None:
+        load_weights(model, first.checkpoint())
+    return model
+
+
+def make_model(config: Config, device: torch.device, num_positions: int | None = None) -> GPT:
+    """The model with its first weights, computing as the config says, for rows of the text's length unless told otherwise."""
+    model = GPT(config.model, num_positions or config.tokens.row_tokens)
     model.init_weights(config.seed)
     model.to(device)
     if config.activation_checkpointing:
@@ -221,14 +233,14 @@ def _lock_of_first(folder: RunFolder, world: World) -> Iterator[None]:
         yield
 
 
-def _newest(config: Config, folder: RunFolder, data: TrainingData, peers: Peers, tracker: Tracker) -> Checkpoint | None:
+def _newest(config: Config, checkpoints: Path, data: TrainingData, peers: Peers, tracker: Tracker) -> Checkpoint | None:
     """Collective: the newest whole checkpoint. Rank 0 verifies and chooses, all take the same one."""
-    checkpoint = newest_checkpoint(folder.checkpoints, tracker.emit) if peers.world.is_first else None
+    checkpoint = newest_checkpoint(checkpoints, tracker.emit) if peers.world.is_first else None
     step = peers.from_first(checkpoint.manifest.state.step if checkpoint else -1)
     if step < 0:
         return None
     if checkpoint is None:
-        checkpoint = Checkpoint.trusted(folder.checkpoints, step)
+        checkpoint = Checkpoint.trusted(checkpoints, step)
     _check_fits(checkpoint, config, data)
     return checkpoint
 
@@ -271,6 +283,7 @@ def _announce(
     numerics: Numerics,
     peak_tflops: float | None,
     checkpoint: Checkpoint | None,
+    start: StartedFrom | None,
 ) -> None:
     """Collective: tell that training starts."""
     pids = peers.gather(os.getpid())
@@ -288,11 +301,12 @@ def _announce(
             threads=torch.get_num_threads(),
             num_parameters=config.model.num_parameters,
             rows=len(data.train),
-            row_tokens=config.tokens.row_tokens,
+            row_tokens=data.manifest.row_tokens,
             utilisation=data.train.info.utilisation,
             peak_tflops=peak_tflops,
             torch_version=torch.__version__,
             resumed_from=str(checkpoint.path) if checkpoint else None,
+            started_from=start.path if start else None,
         )
     )
 
@@ -302,7 +316,15 @@ def _engine_name(config: Config) -> str:
     return f"{kind} ZeRO-{config.engine.deepspeed.zero_stage}" if kind == "deepspeed" else kind
 
 
-def _manifest(config: Config, stage: str, data: TrainingData, precision: str, state: TrainingState) -> CheckpointManifest:
+def _manifest(
+    config: Config,
+    stage: str,
+    data: TrainingData,
+    precision: str,
+    start: StartedFrom | None,
+    adapters: LoraSection | None,
+    state: TrainingState,
+) -> CheckpointManifest:
     return CheckpointManifest(
         stage=stage,
         state=state,
@@ -313,4 +335,6 @@ def _manifest(config: Config, stage: str, data: TrainingData, precision: str, st
         versions={"trainer": __version__, "torch": torch.__version__, "python": platform.python_version()},
         config=config.model_dump(mode="json"),
         files={},
+        start=start,
+        adapters=adapters,
     )

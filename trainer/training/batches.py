@@ -1,9 +1,10 @@
 """Rows on the way from the token shards to the device, read ahead of the step that needs them."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -27,22 +28,20 @@ class Batch:
     used_N: Tensor | None
     """Places of the targets that count in the flattened (B T); None if all do. From the host, so that nothing waits."""
     num_targets: int
+    """What a step's sums are divided by: targets that count, or of pairs the pairs."""
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> Self:
         """On another device; the copy of pinned memory runs behind what the device does."""
-        used = self.used_N.to(device, non_blocking=True) if self.used_N is not None else None
-        inputs, targets, documents = (tensor.to(device, non_blocking=True) for tensor in self._tensors)
-        return Batch(inputs, targets, documents, used, self.num_targets)
+        return self._mapped(lambda tensor: tensor.to(device, non_blocking=True))
 
-    def pinned(self) -> "Batch":
+    def pinned(self) -> Self:
         """In page-locked memory, which a GPU can fetch by itself."""
-        used = self.used_N.pin_memory() if self.used_N is not None else None
-        inputs, targets, documents = (tensor.pin_memory() for tensor in self._tensors)
-        return Batch(inputs, targets, documents, used, self.num_targets)
+        return self._mapped(lambda tensor: tensor.pin_memory())
 
-    @property
-    def _tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.inputs_BT, self.targets_BT, self.documents_BT
+    def _mapped(self, act: Callable[[Tensor], Tensor]) -> Self:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: dict[str, Any] = {name: act(value) for name, value in values.items() if isinstance(value, Tensor)}
+        return replace(self, **moved)
 
 
 def read_batch(rows: TokenRows, ids: Ids, num_rows: int) -> Batch:
@@ -56,6 +55,10 @@ def read_batch(rows: TokenRows, ids: Ids, num_rows: int) -> Batch:
         torch.from_numpy(used) if len(used) < targets.size else None,
         len(used),
     )
+
+
+ReadBatch = Callable[[TokenRows, Ids, int], Batch]
+"""Rows by id, padded to a number of rows, in main memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +85,18 @@ class MicroBatch:
 class Loader:
     """This process's micro-batches, step by step. A thread reads the next ones, across the border of a step too."""
 
-    def __init__(self, rows: TokenRows, order: Order, world: World, device: torch.device, *, in_lockstep: bool) -> None:
+    def __init__(
+        self,
+        rows: TokenRows,
+        order: Order,
+        world: World,
+        device: torch.device,
+        *,
+        in_lockstep: bool,
+        read: ReadBatch = read_batch,
+    ) -> None:
         """`in_lockstep`: every process gets equally many of a step, empty ones where the order has no more for it."""
+        self._read_rows = read
         self._rows, self._order, self._world, self._device, self._in_lockstep = rows, order, world, device, in_lockstep
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="loader")
         self._ahead: deque[tuple[int, _Plan, Future[Batch]]] = deque()
@@ -113,7 +126,7 @@ class Loader:
             self._ahead.append((*planned, self._thread.submit(self._read, planned[1].ids)))
 
     def _read(self, ids: Ids) -> Batch:
-        batch = read_batch(self._rows, ids, self._order.micro_batch)
+        batch = self._read_rows(self._rows, ids, self._order.micro_batch)
         return batch.pinned() if self._device.type == "cuda" else batch
 
     def _of_step(self, step: int) -> list[_Plan]:

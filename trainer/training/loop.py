@@ -11,12 +11,11 @@ import gc
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import nn
 
 from trainer.checkpoint.format import CheckpointManifest, TrainingState
 from trainer.checkpoint.writing import CheckpointWriter
@@ -30,12 +29,13 @@ from trainer.tracking.hub import Tracker
 from trainer.training.batches import Loader, MicroBatch
 from trainer.training.engines.protocol import Engine, Outcome, Pending, Share, drain
 from trainer.training.meter import Meter
+from trainer.training.objective import TOKENS, Objective
 from trainer.training.optimizers.update import Rates
 from trainer.training.peers import Peers
 from trainer.training.profiling import no_profiler
 from trainer.training.sample_log import SampleLog
 from trainer.training.schedule import lr_factor, weight_decay_factor
-from trainer.training.validation import Validator
+from trainer.training.validation import Measure
 
 
 @dataclass
@@ -43,7 +43,7 @@ class TrainingLoop:
     """One training run from `state` on, in this process."""
 
     stage: str
-    module: nn.Module
+    module: Objective
     """Makes the loss; told when to train and when to evaluate."""
     config: TrainingSection
     checkpointing: CheckpointSection
@@ -51,7 +51,8 @@ class TrainingLoop:
     order: Order
     loader: Loader
     engine: Engine
-    validator: Validator
+    measures: Sequence[Measure]
+    """What is measured on held-out rows, in this order."""
     validate_every: int
     state: TrainingState
     manifest: Callable[[TrainingState], CheckpointManifest]
@@ -86,7 +87,8 @@ class TrainingLoop:
             self._save_and_leave()
         if self.compiled:
             self.module.eval()
-            self.validator.warm_up(self.engine.loss)
+            for measure in self.measures:
+                measure.warm_up(self.engine.loss)
             self.module.train()
             self.meter.leave_out_time_since_step()
         with self.profiler() as step_is_done, garbage_collection_at_leisure():
@@ -134,19 +136,22 @@ class TrainingLoop:
         """Gradients of this process's micro-batches of a step, summed."""
         self.engine.start_step()
         loss_sum = torch.zeros((), device=self.peers.device)
+        figures = torch.zeros(len(self.module.figures), device=self.peers.device)
         targets = 0
         micro_batches = self.loader.micro_batches(step)
         while (micro := self._next(micro_batches)) is not None:
             if self.stop.requested and not self.engine.in_lockstep:
-                return Share(loss_sum, 0, stop=True, aborted=True)
+                return Share(loss_sum, 0, stop=True, aborted=True, figures=figures)
             if self.sample_log is not None and micro.number is not None:
                 self.sample_log.write(step, micro.number, micro.ids)
             seed_noise(self.seed, step, micro.number or 0)
             loss = self.engine.loss(micro.batch)
             self.engine.backward(loss, last=micro.is_last)
             loss_sum += loss.detach()
+            if self.module.noted is not None:
+                figures += self.module.noted
             targets += micro.batch.num_targets
-        return Share(loss_sum, targets, stop=self.stop.requested, save=self._save_is_due_by_clock())
+        return Share(loss_sum, targets, self.stop.requested, save=self._save_is_due_by_clock(), figures=figures)
 
     def _next(self, micro_batches: Iterator[MicroBatch]) -> MicroBatch | None:
         with self.meter.waiting_for_data():
@@ -163,11 +168,12 @@ class TrainingLoop:
                 self._begun = self.state.step
                 self._votes.stop = True
                 return
-            self._advance(outcome)
-            self.meter.finish_step(self.state, outcome, rates.lr)
+            figures = dict(zip(self.module.figures, outcome.figures, strict=True))
+            self._advance(outcome, tokens=int(figures.get(TOKENS, outcome.targets)))
+            self.meter.finish_step(self.state, outcome, figures, rates.lr)
             self._tell_saves()
             if self.meter.report_is_due(self.state.step):
-                self.tracker.emit(self.meter.report())
+                self.tracker.emit(self.meter.report(self.module.told))
             self._note_epoch()
             if self.state.skipped_in_a_row >= self.config.max_skipped_in_a_row:
                 raise DivergedError(
@@ -177,11 +183,11 @@ class TrainingLoop:
             self._votes.stop |= outcome.stop > 0
             self._votes.save |= outcome.save > 0
 
-    def _advance(self, outcome: Outcome) -> None:
+    def _advance(self, outcome: Outcome, *, tokens: int) -> None:
         state = self.state
         self.state = TrainingState(
             step=state.step + 1,
-            tokens_seen=state.tokens_seen + int(outcome.targets),
+            tokens_seen=state.tokens_seen + tokens,
             skipped_steps=state.skipped_steps + (not outcome.applied),
             skipped_in_a_row=0 if outcome.applied else state.skipped_in_a_row + 1,
         )
@@ -198,20 +204,19 @@ class TrainingLoop:
             self._epoch_started = time.monotonic()
 
     def _validate(self) -> None:
-        """Collective: bits per byte now; leaves with the state saved if a stop is asked for meanwhile."""
+        """Collective: the measures now; leaves with the state saved if a stop is asked for meanwhile."""
         self._take_in(but=0)
         if self._votes.stop:
             self._save_and_leave()
-        if len(self.validator.rows) == 0:
-            return
         self.module.eval()
-        in_lockstep = self.engine.in_lockstep
-        validated = self.validator.measure(self.engine.loss, lambda: self.stop.requested, in_lockstep=in_lockstep)
+        for measure in self.measures:
+            in_lockstep = self.engine.in_lockstep
+            found = measure.measure(self.engine.loss, lambda: self.stop.requested, in_lockstep=in_lockstep)
+            if found is None:
+                self._save_and_leave()
+            else:
+                self.tracker.emit(found, step=self.state.step)
         self.module.train()
-        if validated is None:
-            self._save_and_leave()
-        else:
-            self.tracker.emit(validated, step=self.state.step)
         self.meter.leave_out_time_since_step()
 
     def _save_is_due_by_clock(self) -> bool:

@@ -1,13 +1,14 @@
 """Speeds of the step loop: tokens per second, waiting for data, model FLOPs utilisation, time left."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from trainer.checkpoint.format import TrainingState
 from trainer.events import StepsDone
 from trainer.tokens.order import Order
 from trainer.training.engines.protocol import Outcome
+from trainer.training.objective import TOKENS
 
 
 class Meter:
@@ -28,7 +29,7 @@ class Meter:
         yield
         self._wait_s += time.perf_counter() - started
 
-    def finish_step(self, state: TrainingState, outcome: Outcome, lr: float) -> None:
+    def finish_step(self, state: TrainingState, outcome: Outcome, figures: Mapping[str, float], lr: float) -> None:
         """A step ended; its figures are those of all processes."""
         now = time.monotonic()
         self._duration_s += now - self._finished_at
@@ -36,6 +37,9 @@ class Meter:
         self._steps += 1
         self._loss += outcome.loss
         self._targets += outcome.targets
+        self._tokens += figures.get(TOKENS, outcome.targets)
+        for name, value in figures.items():
+            self._figures[name] = self._figures.get(name, 0.0) + value
         self._state, self._lr, self._norm = state, lr, outcome.norm
 
     def leave_out_time_since_step(self) -> None:
@@ -46,10 +50,10 @@ class Meter:
         """Whether enough steps have passed, or the last one has."""
         return step % self._every_steps == 0 or step == self._order.num_steps
 
-    def report(self) -> StepsDone:
-        """The figures since the last report."""
+    def report(self, told: Callable[[Mapping[str, float], float], dict[str, float]]) -> StepsDone:
+        """The figures since the last report; `told` makes means of those that the objective noted."""
         step = self._state.step
-        tokens_per_s = self._targets / self._duration_s
+        tokens_per_s = self._tokens / self._duration_s
         step_time_s = self._duration_s / self._steps
         tflops = tokens_per_s * self._flops_per_token / 1e12
         positions = self._order.start_of_step(step)
@@ -65,10 +69,12 @@ class Meter:
             data_wait_share=self._wait_s / self._duration_s,
             mfu=tflops / self._peak_tflops if self._peak_tflops else None,
             eta_s=(self._order.num_steps - step) * step_time_s,
+            figures=told(self._figures, self._targets),
         )
         self._clear()
         return event
 
     def _clear(self) -> None:
-        self._duration_s = self._wait_s = self._loss = self._targets = 0.0
+        self._duration_s = self._wait_s = self._loss = self._targets = self._tokens = 0.0
+        self._figures: dict[str, float] = {}
         self._steps = 0

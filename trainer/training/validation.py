@@ -10,12 +10,13 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.events import Validated
+from trainer.events import AnswersValidated, Event, Validated
 from trainer.tokens.order import share_of_rank
 from trainer.tokens.shards import IGNORED, TokenRows
 from trainer.training.batches import Batch, read_batch
@@ -23,6 +24,18 @@ from trainer.training.peers import Peers
 
 LossOf = Callable[[Batch], Tensor]
 """Sum of nats over a batch's targets."""
+
+
+class Measure(Protocol):
+    """Something that is measured on held-out rows now and then."""
+
+    def measure(self, loss_of: LossOf, stop_requested: Callable[[], bool], *, in_lockstep: bool = False) -> Event | None:
+        """Collective. None when some process was asked to stop meanwhile."""
+        ...
+
+    def warm_up(self, loss_of: LossOf) -> None:
+        """Collective where forward passes are: an empty batch, so that a compiled model is compiled before the first step."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -34,8 +47,11 @@ class Validator:
     batch_rows: int
     max_rows_per_source: int | None
     peers: Peers
+    event: type[Validated] | type[AnswersValidated] = Validated
 
-    def measure(self, loss_of: LossOf, stop_requested: Callable[[], bool], *, in_lockstep: bool = False) -> Validated | None:
+    def measure(
+        self, loss_of: LossOf, stop_requested: Callable[[], bool], *, in_lockstep: bool = False
+    ) -> Validated | AnswersValidated | None:
         """Collective. None when some process was asked to stop meanwhile.
 
         `in_lockstep`: the model's forward pass is collective, so a process without work computes an empty batch.
@@ -56,7 +72,7 @@ class Validator:
         totals = np.array(self.peers.sum(sums.ravel().tolist())).reshape(sums.shape)
         by_source = {name: _bits_per_byte(*totals[index]) for index, name in enumerate(sources)}
         nats, size_bytes = totals.sum(axis=0)
-        return Validated(
+        return self.event(
             bits_per_byte=_bits_per_byte(nats, size_bytes), by_source=by_source, duration_s=time.monotonic() - started
         )
 
@@ -66,13 +82,7 @@ class Validator:
 
     def batches(self) -> list[tuple[int, np.ndarray]]:
         """The row ids to measure, each batch of one source, which is given by its place."""
-        batches = []
-        for index, (first, last) in enumerate(self.rows.info.rows_by_source.values()):
-            last = min(last, first + (self.max_rows_per_source or last))
-            batches += [
-                (index, np.arange(start, min(start + self.batch_rows, last))) for start in range(first, last, self.batch_rows)
-            ]
-        return batches
+        return held_out_batches(self.rows, self.batch_rows, self.max_rows_per_source)
 
     def _nats_and_bytes(self, loss_of: LossOf, ids: np.ndarray) -> tuple[float, float]:
         batch = read_batch(self.rows, ids, self.batch_rows)
@@ -80,6 +90,15 @@ class Validator:
             nats = loss_of(batch.to(self.peers.device)).item()
         targets = batch.targets_BT.numpy()
         return nats, float(self.bytes_per_id[targets[targets != IGNORED]].sum())
+
+
+def held_out_batches(rows: TokenRows, batch_rows: int, max_rows_per_source: int | None) -> list[tuple[int, np.ndarray]]:
+    """The ids of each source's first held-out rows in batches, each with its source's place."""
+    batches = []
+    for index, (first, last) in enumerate(rows.info.rows_by_source.values()):
+        last = min(last, first + (max_rows_per_source or last))
+        batches += [(index, np.arange(start, min(start + batch_rows, last))) for start in range(first, last, batch_rows)]
+    return batches
 
 
 def _bits_per_byte(nats: float, size_bytes: float) -> float:

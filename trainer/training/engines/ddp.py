@@ -15,6 +15,7 @@ from trainer.checkpoint.format import MODEL_FILE, OPTIMIZER_FILE
 from trainer.config_training import TrainingSection
 from trainer.training.batches import Batch
 from trainer.training.engines.protocol import NUM_SUMS, Gate, Pending, Share, figures_of, state_shapes
+from trainer.training.objective import Objective
 from trainer.training.optimizers.muon import Replicated
 from trainer.training.optimizers.update import Rates, Update
 from trainer.world import World
@@ -27,7 +28,7 @@ class DataParallel:
 
     def __init__(
         self,
-        module: nn.Module,
+        module: Objective,
         model: nn.Module,
         config: TrainingSection,
         world: World,
@@ -41,8 +42,9 @@ class DataParallel:
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         self._parameters = dict(reversed(named))
         sizes = [parameter.numel() for parameter in self._parameters.values()]
-        self._flat = torch.zeros(sum(sizes) + NUM_SUMS, device=device)
-        *views, self._tail = self._flat.split([*sizes, NUM_SUMS])
+        num_figures = NUM_SUMS + len(module.figures)
+        self._flat = torch.zeros(sum(sizes) + num_figures, device=device)
+        *views, self._tail = self._flat.split([*sizes, num_figures])
         self._all_gradients = self._flat[: sum(sizes)]
         for parameter, view in zip(self._parameters.values(), views, strict=True):
             parameter.grad = view.view_as(parameter)
@@ -52,7 +54,7 @@ class DataParallel:
         sharing = partial(Replicated, rank=world.rank, world_size=world.size)
         self._update = Update(weights, self._shapes, config.optimizer, sharing, matmul_dtype)
         self._gate = Gate(config.clip_norm, device)
-        self._reduction = _Reduction(self._flat, NUM_SUMS, config.gradient_dtype == "bf16", world.size)
+        self._reduction = _Reduction(self._flat, num_figures, config.gradient_dtype == "bf16", world.size)
         if bucket_mb is not None and world.size > 1:
             self._reduction.cut(list(self._parameters.values()), bucket_mb)
 

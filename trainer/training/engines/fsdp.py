@@ -40,7 +40,7 @@ class FullySharded:
     ) -> None:
         """`module` makes the loss of a batch and holds `model`, whose parameters are trained."""
         self._module, self._config, self._world, self._device = module, config, world, device
-        self._shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
+        self._shapes = {name: parameter.shape for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._mesh = init_device_mesh(device.type, (world.size,))
         policy = MixedPrecisionPolicy(
             param_dtype=None if matmul_dtype == torch.float32 else matmul_dtype,
@@ -54,7 +54,8 @@ class FullySharded:
                 # plain sums: the division by the step's targets comes once, at the end
                 part.set_gradient_divide_factor(1.0)
                 part.set_force_sum_reduction_for_comms(True)
-        self._parameters: dict[str, DTensor] = dict(model.named_parameters())  # type: ignore[arg-type]
+        sharded = dict(model.named_parameters())
+        self._parameters: dict[str, DTensor] = {name: sharded[name] for name in self._shapes}  # type: ignore[misc]
         self._weights = {name: _local(parameter.detach()) for name, parameter in self._parameters.items()}
         sharing = partial(RowSharded, rank=world.rank, world_size=world.size)
         self._update = Update(self._weights, self._shapes, config.optimizer, sharing, matmul_dtype)

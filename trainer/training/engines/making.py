@@ -5,19 +5,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
 
 from trainer.config_engine import EngineSection
 from trainer.config_training import TrainingSection
 from trainer.model.gpt import GPT
 from trainer.training.engines.protocol import Engine
+from trainer.training.objective import Objective
 from trainer.training.peers import Peers
 
 
 def make_engine(
     engine: EngineSection,
     training: TrainingSection,
-    module: nn.Module,
+    module: Objective,
     model: GPT,
     peers: Peers,
     matmul_dtype: torch.dtype,

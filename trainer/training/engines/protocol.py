@@ -6,7 +6,7 @@ numbers do not depend on the engine.
 
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -31,6 +31,8 @@ class Share:
     """It left off amid the step because of that: the step is undone on all."""
     save: bool = False
     """A checkpoint is due by this process's clock."""
+    figures: Tensor | None = None
+    """What the objective noted of its micro-batches, summed; float32 on the device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +53,22 @@ class Outcome:
     """L2 norm of the mean gradient before clipping."""
     applied: float
     """1 if the weights moved; 0 if loss or gradient were not finite."""
+    figures: tuple[float, ...] = ()
+    """What the objective noted, summed over the processes."""
 
 
 NUM_SUMS = 5
-"""The fields of an Outcome that are summed over the processes: all but the last two."""
-NUM_FIGURES = len(fields(Outcome))
+"""The first fields of an Outcome, which are summed over the processes; behind them come the objective's figures."""
 
 
 class Pending:
     """An outcome that may still be on its way from the device. A device-to-host copy runs behind the step's own work."""
 
     def __init__(self, figures: Tensor) -> None:
-        """`figures` are the fields of an Outcome in their order, float32 of shape (7,)."""
+        """`figures` are the fields of an Outcome in their order, float32."""
         self._event: torch.cuda.Event | None = None
         if figures.device.type == "cuda":
-            self._figures = torch.empty(NUM_FIGURES, pin_memory=True)
+            self._figures = torch.empty(len(figures), pin_memory=True)
             self._figures.copy_(figures, non_blocking=True)
             self._event = torch.cuda.Event()
             self._event.record()
@@ -76,7 +79,9 @@ class Pending:
         """The outcome, once the device has got there."""
         if self._event is not None:
             self._event.synchronize()
-        return Outcome(*self._figures.tolist())
+        known = self._figures.tolist()
+        loss, targets, stop, aborted, save, norm, applied, *figures = known
+        return Outcome(loss, targets, stop, aborted, save, norm, applied, tuple(figures))
 
 
 class Engine(Protocol):
@@ -132,11 +137,17 @@ class Engine(Protocol):
 
 
 def figures_of(share: Share, device: torch.device) -> Tensor:
-    """A share as the summed part of an Outcome's figures, float32 of shape (5,), without waiting for the device."""
+    """A share as the summed part of an Outcome, float32: five numbers and the objective's, without waiting for the device."""
     counts = torch.tensor([float(share.targets), float(share.stop), float(share.aborted), float(share.save)])
     if device.type == "cuda":
         counts = counts.pin_memory().to(device, non_blocking=True)
-    return torch.cat([share.loss.detach().view(1), counts.to(device)])
+    noted = [] if share.figures is None else [share.figures]
+    return torch.cat([share.loss.detach().view(1), counts.to(device), *noted])
+
+
+def in_order(sums: Tensor, norm: Tensor, applied: Tensor) -> Tensor:
+    """An Outcome's fields in their order."""
+    return torch.cat([sums[:NUM_SUMS], norm.view(1), applied.view(1), sums[NUM_SUMS:]])
 
 
 class Gate:
@@ -156,7 +167,7 @@ class Gate:
         factor = 1.0 / targets
         if self._clip_norm is not None:
             factor = torch.where(norm > self._clip_norm, factor * self._clip_norm / norm, factor)
-        return factor, move, Pending(torch.cat([sums, norm.view(1), move.float().view(1)]))
+        return factor, move, Pending(in_order(sums, norm, move.float()))
 
 
 def state_shapes(parameters: Mapping[str, torch.Size], config: OptimizerSection) -> dict[str, dict[str, torch.Size]]:

@@ -23,7 +23,7 @@ from trainer.config_engine import DeepSpeedSection
 from trainer.config_training import OptimizerSection, TrainingSection
 from trainer.errors import ConfigError, UsageError
 from trainer.training.batches import Batch
-from trainer.training.engines.protocol import Pending, Share, figures_of, state_shapes
+from trainer.training.engines.protocol import Pending, Share, figures_of, in_order, state_shapes
 from trainer.training.optimizers.update import EXP_AVG, EXP_AVG_SQ, Rates, decays
 from trainer.world import World
 
@@ -48,8 +48,8 @@ class Zero:
         """`module` makes the loss of a batch and holds `model`. Raises UsageError or ConfigError."""
         self._deepspeed = _imported(device)
         self._config, self._world, self._device, self._stage = config, world, device, section.zero_stage
-        self._shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
-        self._parameters = dict(model.named_parameters())
+        self._parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self._shapes = {name: parameter.shape for name, parameter in self._parameters.items()}
         optimizer = config.optimizer
         self._adamw = torch.optim.AdamW(
             _groups(self._parameters, optimizer), lr=optimizer.lr, betas=optimizer.betas, eps=optimizer.eps, fused=True
@@ -84,7 +84,7 @@ class Zero:
         for group, decay in zip(self._engine.optimizer.param_groups, (rates.weight_decay, 0.0), strict=True):
             group["lr"], group["weight_decay"] = rates.lr, decay
         norm, applied = self._step_whole(targets) if self._stage == 0 else self._step_sharded(targets)
-        return Pending(torch.cat([figures.cpu(), torch.tensor([norm, float(applied)])]))
+        return Pending(in_order(figures.cpu(), torch.tensor(norm), torch.tensor(float(applied))))
 
     def tensors(self) -> Iterator[tuple[str, str, Tensor]]:
         utils = self._deepspeed.utils

@@ -1,0 +1,276 @@
+"""The chat page in a real browser, before a real server whose model knows three answers by heart."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Dialog, Locator, Page, Request, expect, sync_playwright
+
+from tests.support import ranks
+from tests.support.data import write_config
+from tests.support.models import SMALL, memorise, model_of, save_run
+from tests.support.serving import NAME, Server, address_of
+from trainer.config_loading import load_config
+from trainer.tokens.chat import Message, render_chat
+from trainer.tokens.tokenizer import IM_END, TextEncoder
+
+pytestmark = [pytest.mark.web, pytest.mark.tools]
+
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+PHONE = {"width": 390, "height": 844}
+DESKTOP = {"width": 1200, "height": 900}
+ELK = "A large deer <script>alert(1)</script> & <b onclick='alert(2)'>more</b>."
+ANSWERS = {
+    "What is an elk?": Message(role="assistant", content=ELK),
+    "Think": Message(role="assistant", content="Four.", reasoning_content="Two and two."),
+    "Long": Message(role="assistant", content="one two three four five six seven eight nine ten\n" * 2),
+}
+
+
+def conversation(question: str, encoder: TextEncoder) -> tuple[list[int], list[int]]:
+    asked = [Message(role="user", content=question)]
+    prompt = render_chat(asked, add_generation_prompt=True).encode(encoder).ids
+    whole = render_chat([*asked, ANSWERS[question]]).encode(encoder).ids
+    end = len(whole) - whole[::-1].index(IM_END)
+    return prompt, whole[len(prompt) : end]
+
+
+def _serve_slowly(config: str) -> None:
+    """A server whose model takes its time, so that there is an answer under way to look at."""
+    import time
+
+    from trainer.cli import main
+    from trainer.model.gpt import GPT
+
+    whole = GPT.forward
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        time.sleep(0.03)
+        return whole(*arguments, **options)
+
+    GPT.forward = slow  # type: ignore[method-assign]
+    main(["serve", "--config", config, "--port", "0"])
+
+
+@pytest.fixture(scope="module")
+def server(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    folder = tmp_path_factory.mktemp("page")
+    limits = {"serve__model_name": NAME, "serve__max_output_tokens": 200, "serve__context_tokens": 400}
+    path = write_config(folder / "config.yaml", small_data, model=SMALL.model_dump(), **limits)
+    encoder = TextEncoder(small_data / "tokenizer" / "tokenizer.json")
+    model = memorise(model_of(SMALL), [conversation(question, encoder) for question in ANSWERS])
+    save_run(load_config(path), model)
+    process = ranks.start(_serve_slowly, [str(path)], folder / "output")
+    try:
+        yield Server(address_of(process), path, process)
+    finally:
+        process.kill()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    executable = shutil.which("chromium")
+    if executable is None:
+        pytest.fail("chromium is not installed: apt-get install chromium")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def trouble() -> list[str]:
+    """What the browser complained about, or asked for beyond the server."""
+    return []
+
+
+@pytest.fixture
+def open_page(browser: Browser, server: Server, trouble: list[str]) -> Iterator[Any]:
+    contexts = []
+
+    def open_chat(**options: Any) -> Page:
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        _note_trouble(page, server.url, trouble)
+        page.goto(server.url, wait_until="networkidle")
+        page.evaluate("""localStorage.setItem("trainer-chat-settings", JSON.stringify({temperature: "0", top_p: "1"}))""")
+        page.reload(wait_until="networkidle")
+        expect(page.get_by_role("heading", level=1)).to_have_text(NAME)
+        return page
+
+    yield open_chat
+    for context in contexts:
+        context.close()
+
+
+def _note_trouble(page: Page, address: str, trouble: list[str]) -> None:
+    def on_dialog(dialog: Dialog) -> None:
+        trouble.append(f"dialog: {dialog.message}")
+        dialog.dismiss()
+
+    def on_request(request: Request) -> None:
+        if not request.url.startswith(f"{address}/"):
+            trouble.append(f"asked for: {request.url}")
+
+    def on_console(message: ConsoleMessage) -> None:
+        trouble.append(f"console {message.type}: {message.text}")
+
+    page.on("console", on_console)
+    page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
+    page.on("dialog", on_dialog)
+    page.on("request", on_request)
+
+
+def ask(page: Page, question: str) -> Locator:
+    """Type and send; returns the newest answer's text."""
+    page.get_by_label("Your message").fill(question)
+    page.keyboard.press("Enter")
+    return page.locator("article.assistant").last.locator("> .text")
+
+
+def button(page: Page, name: str) -> Locator:
+    return page.get_by_role("button", name=name, exact=True)
+
+
+def overflow(page: Page) -> int:
+    width: int = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    return width
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_a_question_is_answered_and_markup_in_the_answer_is_text(
+    open_page: Any, trouble: list[str], scheme: str, viewport: dict[str, int]
+) -> None:
+    page = open_page(viewport=viewport, color_scheme=scheme)
+    answer = ask(page, "What is an elk?")
+    expect(answer).to_have_text(ELK)
+    expect(button(page, "Regenerate")).to_be_visible()
+    assert page.locator("article script, article b").count() == 0
+    assert page.locator("article.user").inner_text().endswith("What is an elk?")
+    assert overflow(page) == 0
+    composer = page.get_by_label("Your message").bounding_box()
+    assert composer is not None
+    assert composer["y"] + composer["height"] <= viewport["height"]
+    assert trouble == []
+
+
+def test_an_answer_grows_and_stop_keeps_what_there_is(open_page: Any, server: Server, trouble: list[str]) -> None:
+    page = open_page(viewport=DESKTOP)
+    answer = ask(page, "Long")
+    expect(answer).to_contain_text("one two")
+    expect(button(page, "Send")).to_be_hidden()
+    button(page, "Stop").click()
+    expect(page.get_by_text("Stopped.")).to_be_visible()
+    stopped = answer.inner_text()
+    assert "one two" in stopped
+    assert len(stopped) < 60
+    server.wait_for_figure("texts_running", 0)
+    ask(page, "Long")
+    expect(button(page, "Stop")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.get_by_text("Stopped.")).to_have_count(2)
+    expect(page.get_by_label("Your message")).to_be_focused()
+    assert trouble == []
+
+
+def test_regenerate_asks_the_same_again(open_page: Any, trouble: list[str]) -> None:
+    page = open_page(viewport=DESKTOP)
+    expect(ask(page, "What is an elk?")).to_have_text(ELK)
+    with page.expect_request("**/v1/chat/completions") as caught:
+        button(page, "Regenerate").click()
+    assert [message["role"] for message in caught.value.post_data_json["messages"]] == ["user"]
+    expect(page.locator("article.assistant")).to_have_count(1)
+    expect(page.locator("article.assistant > .text")).to_have_text(ELK)
+    assert trouble == []
+
+
+def test_thoughts_are_folded_away_and_go_back_as_thoughts(open_page: Any, trouble: list[str]) -> None:
+    page = open_page(viewport=PHONE)
+    expect(ask(page, "Think")).to_have_text("Four.")
+    thoughts = page.locator("article.assistant details")
+    expect(thoughts.locator(".text")).to_be_hidden()
+    thoughts.locator("summary").click()
+    expect(thoughts.locator(".text")).to_have_text("Two and two.")
+    with page.expect_request("**/v1/chat/completions") as caught:
+        ask(page, "Long")
+    assert caught.value.post_data_json["messages"][1] == {
+        "role": "assistant", "content": "Four.", "reasoning_content": "Two and two.",
+    }  # fmt: skip
+    page.keyboard.press("Escape")
+    assert trouble == []
+
+
+def test_settings_hold_and_are_sent_and_an_error_is_shown_with_a_way_on(open_page: Any, trouble: list[str]) -> None:
+    page = open_page(viewport=DESKTOP, color_scheme="light")
+    paper = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(paper)
+    button(page, "Settings").click()
+    page.get_by_label("System message").fill("Be brief.")
+    page.get_by_label("Longest answer, in tokens").fill("5000")
+    page.get_by_label("Appearance").select_option("dark")
+    button(page, "Done").click()
+    assert page.evaluate(paper) != light
+    page.reload(wait_until="networkidle")
+    assert page.evaluate(paper) != light
+    with page.expect_request("**/v1/chat/completions") as caught:
+        ask(page, "What is an elk?")
+    sent = caught.value.post_data_json
+    assert sent["messages"][0] == {"role": "system", "content": "Be brief."}
+    assert (sent["temperature"], sent["max_tokens"], sent["stream"]) == (0, 5000, True)
+    expect(page.get_by_role("alert")).to_have_text("max_tokens 5000 is above this server's limit of 200")
+    assert trouble == ["console error: Failed to load resource: the server responded with a status of 400 (Bad Request)"]
+    button(page, "Settings").click()
+    page.get_by_label("Longest answer, in tokens").fill("")
+    page.get_by_label("System message").fill("")
+    page.keyboard.press("Enter")
+    page.get_by_label("Top p").press("Enter")
+    expect(page.get_by_role("dialog")).to_be_hidden()
+    button(page, "Try again").click()
+    expect(page.locator("article.assistant > .text")).not_to_be_empty()
+    page.keyboard.press("Escape")
+    button(page, "New chat").click()
+    expect(page.locator("article")).to_have_count(0)
+
+
+def test_everything_can_be_reached_by_keyboard(open_page: Any, trouble: list[str]) -> None:
+    page = open_page(viewport=DESKTOP)
+    expect(page.get_by_label("Your message")).to_be_focused()
+    page.keyboard.type("What is")
+    page.keyboard.press("Shift+Enter")
+    page.keyboard.type("an elk?")
+    expect(page.get_by_label("Your message")).to_have_value("What is\nan elk?")
+    page.get_by_label("Your message").fill("What is an elk?")
+    page.keyboard.press("Enter")
+    expect(button(page, "Regenerate")).to_be_visible()
+    page.evaluate("document.activeElement.blur()")
+    reached = []
+    for _ in range(6):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("document.activeElement.textContent.trim().slice(0, 20) || document.activeElement.id"))
+    assert {"New chat", "Settings", "Regenerate", "question"} <= set(reached)
+    assert trouble == []
+
+
+def test_the_policy_stops_a_script_that_is_not_the_pages_own(open_page: Any, trouble: list[str]) -> None:
+    page = open_page(viewport=DESKTOP)
+    page.evaluate("""() => {
+        const script = document.createElement("script");
+        script.textContent = "document.title = 'changed'";
+        document.body.append(script);
+    }""")
+    expect(page).to_have_title(NAME)
+    assert any("Content Security Policy" in line for line in trouble)
+
+
+def test_a_server_that_is_gone_is_told(open_page: Any, small_data: Path) -> None:
+    page = open_page(viewport=DESKTOP)
+    page.context.set_offline(True)
+    ask(page, "What is an elk?")
+    expect(page.get_by_role("alert")).to_have_text("The server cannot be reached.")
+    page.context.set_offline(False)
+    button(page, "Try again").click()
+    expect(page.locator("article.assistant > .text")).to_have_text(ELK)

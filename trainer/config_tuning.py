@@ -1,0 +1,106 @@
+"""Config of what follows pretraining: chat data, instruction tuning, preferences. No torch."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+
+from trainer.config_section import NOT_IDENTITY, Section
+from trainer.config_training import OptimizerSection, ScheduleSection, TrainingSection
+
+LinearName = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+SourceName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
+
+
+class ChatSourceSection(Section):
+    """One named source of conversations or preference pairs."""
+
+    name: SourceName
+    """The name under which validation and reports list it."""
+    path: Annotated[str, Field(min_length=1)] = Field(json_schema_extra=dict(NOT_IDENTITY))
+    """A file, a folder or a glob of .jsonl files, also .gz or .zst; `box:NAME` is a file of the box."""
+
+
+class ChatSection(Section):
+    """Conversations and preference pairs, in MiniMind's JSON lines."""
+
+    conversations: tuple[ChatSourceSection, ...] = ()
+    """Sources of `{"conversations": [...]}`, for sft."""
+    pairs: tuple[ChatSourceSection, ...] = ()
+    """Sources of `{"chosen": [...], "rejected": [...]}`, for dpo."""
+    held_out: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
+    """Share held out for validation, chosen by the hash of what stands before the last answer: no question is on both sides."""
+    row_tokens: Annotated[int, Field(ge=8, le=1 << 20)] | None = None
+    """Length of a row of conversations or pairs, in tokens; longer ones are left out. Unset: tokens.row_tokens."""
+    max_bad_lines: NonNegativeInt = 100
+    """Encoding fails when more lines than this break a rule."""
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> "ChatSection":
+        for field in ("conversations", "pairs"):
+            names = [source.name for source in getattr(self, field)]
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"{field}: source name {name!r} is used twice; each source needs its own")
+        return self
+
+
+class LoraSection(Section):
+    """Low-rank adapters (arXiv 2106.09685): the weights stay, and products of two thin matrices are added to them."""
+
+    rank: PositiveInt = 8
+    """Width of the thin matrices."""
+    alpha: PositiveFloat = 16.0
+    """What they add is scaled by alpha / rank."""
+    targets: Annotated[tuple[LinearName, ...], Field(min_length=1)] = (
+        "q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj",
+    )  # fmt: skip
+    """Which of the blocks' matrices get adapters."""
+
+
+class TuningSection(TrainingSection):
+    """What the stages after pretraining share: small steps from weights that are good already."""
+
+    global_batch: PositiveInt = 64
+    """Rows per optimizer step over all processes."""
+    micro_batch: PositiveInt = 4
+    """Rows in one forward and backward pass; it must divide global_batch."""
+    optimizer: OptimizerSection = OptimizerSection(kind="adamw", lr=1e-4, weight_decay=0.0)
+    """The optimizer and its rates."""
+    schedule: ScheduleSection = ScheduleSection(kind="cosine", warmup_steps=10)
+    """The learning rate over time."""
+    lora: LoraSection | None = None
+    """Train low-rank adapters alone; unset: all weights."""
+
+    @model_validator(mode="after")
+    def _adapters_go_by_adamw(self) -> "TuningSection":
+        if self.lora is not None and self.optimizer.kind == "muon":
+            raise ValueError("lora works with optimizer.kind adamw: a thin matrix has no orthogonal update")
+        return self
+
+
+class SftSection(TuningSection):
+    """Instruction tuning: the assistant's tokens of conversations, each given all before it."""
+
+
+class DpoSection(TuningSection):
+    """Direct preference optimisation (arXiv 2305.18290) over pairs of answers; a row holds both answers of a pair."""
+
+    global_batch: PositiveInt = 32
+    """Rows per optimizer step over all processes."""
+    micro_batch: PositiveInt = 2
+    """Rows in one forward and backward pass; it must divide global_batch."""
+    optimizer: OptimizerSection = OptimizerSection(kind="adamw", lr=1e-5, weight_decay=0.0)
+    """The optimizer and its rates."""
+    beta: PositiveFloat = 0.1
+    """How firmly the policy is held to the reference."""
+    loss: Literal["sigmoid", "ipo"] = "sigmoid"
+    """sigmoid: the log-odds of DPO; ipo: a squared distance, which does not run away from clear pairs (arXiv 2310.12036)."""
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
+    """sigmoid: share of pairs that are taken to be labelled the wrong way round (conservative DPO)."""
+
+    @model_validator(mode="after")
+    def _smoothing_fits(self) -> "DpoSection":
+        if self.loss == "ipo" and self.label_smoothing:
+            raise ValueError("label_smoothing is a setting of loss sigmoid; the loss is ipo")
+        return self

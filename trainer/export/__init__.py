@@ -1,0 +1,1 @@
+"""A trained model as files that other tools read: a Hugging Face folder, or GGUF."""

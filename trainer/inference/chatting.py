@@ -1,0 +1,135 @@
+"""`trainer chat`: a conversation in the terminal, or one question a line from a pipe."""
+
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TextIO
+
+from trainer.config import Config, GenerateSection
+from trainer.errors import UsageError
+from trainer.inference.opening import open_model
+from trainer.inference.sampling import Sampling
+from trainer.inference.writing import Writer
+from trainer.tokens.chat import END_THINK, THINK, Message, render_chat
+from trainer.tokens.tokenizer import SPECIAL_TOKENS, TextEncoder
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+_THINK, _END_THINK = SPECIAL_TOKENS[THINK], SPECIAL_TOKENS[END_THINK]
+
+HELP = "/reset forgets the conversation, /system TEXT also sets the system message, /exit or Ctrl-D ends"
+
+
+class Conversation:
+    """Messages so far, and the model that answers them."""
+
+    def __init__(self, writer: Writer, encoder: TextEncoder, settings: GenerateSection, system: str | None) -> None:
+        self._writer, self._encoder, self._settings = writer, encoder, settings
+        self._messages: list[Message] = []
+        self.reset(system)
+
+    def reset(self, system: str | None = None) -> None:
+        """Forget everything but the system message; `system` replaces that."""
+        kept = [Message(role="system", content=system)] if system else [m for m in self._messages if m.role == "system"]
+        self._messages = kept
+
+    def ask(self, question: str) -> Iterator[str]:
+        """The answer, as it is written. It joins the conversation, also as much of it as there is when the caller stops.
+
+        Where the conversation outgrows the context, its oldest turns go. Raises UsageError if the question alone does.
+        """
+        self._messages.append(Message(role="user", content=question))
+        settings = self._settings
+        prompt = self._prompt(settings.max_tokens)
+        seed = settings.seed + len(self._messages)
+        text = self._writer.add(
+            prompt,
+            Sampling(max_tokens=settings.max_tokens, temperature=settings.temperature, top_p=settings.top_p, seed=seed),
+        )
+        answer = ""
+        try:
+            while not self._writer.engine.is_idle:
+                for _, piece in self._writer.step():
+                    answer += piece.text
+                    yield piece.text
+        finally:
+            self._writer.cancel(text)
+            self._messages.append(_message(answer))
+
+    def _prompt(self, max_tokens: int) -> list[int]:
+        room = self._writer.engine.max_positions - max_tokens
+        while True:
+            ids = render_chat(self._messages, add_generation_prompt=True).encode(self._encoder).ids
+            if len(ids) <= room:
+                return ids
+            first_turn = 1 if self._messages[0].role == "system" else 0
+            if len(self._messages) - first_turn <= 1:
+                self._messages.pop()
+                raise UsageError(
+                    f"the question has {len(ids)} tokens; serve.context_tokens {self._writer.engine.max_positions} less "
+                    f"generate.max_tokens {max_tokens} leave {max(0, room)}"
+                )
+            del self._messages[first_turn : first_turn + 2]
+
+
+def chat(config: Config, checkpoint: Path | None, system: str | None, lines: TextIO, out: TextIO) -> None:
+    """Talk until the input ends. Answers go to `out`, all else to stderr. Raises what `open_model` raises."""
+    opened = open_model(config, 1, checkpoint)
+    conversation = Conversation(opened.writer, opened.encoder, config.generate, system)
+    _tell(f"{config.name} of {opened.stage}, step {opened.step}. {HELP}.")
+    for line in _lines(lines):
+        if line == "/exit":
+            return
+        if line == "/reset":
+            conversation.reset()
+            _tell("forgotten")
+        elif line.startswith("/system "):
+            conversation.reset(line.removeprefix("/system "))
+            _tell("system message set")
+        elif line.startswith("/"):
+            _tell(HELP)
+        else:
+            _answer(conversation, line, out)
+
+
+def _answer(conversation: Conversation, question: str, out: TextIO) -> None:
+    try:
+        for text in conversation.ask(question):
+            print(_harmless(text), end="", file=out, flush=True)
+        print(file=out, flush=True)
+    except UsageError as error:
+        _tell(str(error))
+
+
+def _lines(source: TextIO) -> Iterator[str]:
+    """Questions, without blank lines; a terminal gets a prompt for each and can edit it."""
+    terminal = source is sys.stdin and source.isatty()
+    if terminal:
+        import readline  # noqa: F401  # editing and history of lines for input()
+    while True:
+        try:
+            line = input("> ") if terminal else source.readline()
+        except EOFError:
+            return
+        if not terminal and not line:
+            return
+        if line.strip():
+            yield line.strip()
+
+
+def _message(answer: str) -> Message:
+    """An answer as a turn: what stands between the marks of thinking is its reasoning, as the template will write it again."""
+    if not answer.lstrip().startswith(_THINK):
+        return Message(role="assistant", content=answer)
+    reasoning, _, content = answer.lstrip().removeprefix(_THINK).partition(_END_THINK)
+    return Message(role="assistant", content=content, reasoning_content=reasoning)
+
+
+def _harmless(text: str) -> str:
+    """A model's text without control characters, which could steer the terminal; line ends and tabs stay."""
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def _tell(text: str) -> None:
+    print(f"trainer: {text}", file=sys.stderr, flush=True)

@@ -1,0 +1,41 @@
+"""A run's model made ready to write: what the server and the terminal have in common."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from trainer.config import Config
+from trainer.inference.engine import Engine
+from trainer.inference.loading import check_tokenizer, find_checkpoint, load_weights, newest_checkpoints
+from trainer.inference.writing import Writer
+from trainer.run_folder import RunFolder
+from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder, check_vocabulary
+from trainer.training.peers import choose_device
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A writer over a checkpoint's model, its tokenizer, and where it stands in its training."""
+
+    writer: Writer
+    encoder: TextEncoder
+    stage: str
+    step: int
+    context_tokens: int
+    """Longest prompt and answer together."""
+
+
+def open_model(config: Config, num_slots: int, checkpoint: Path | None = None) -> OpenedModel:
+    """The newest checkpoint of the run's last stage that has one, or the one given, ready for `num_slots` texts at once.
+
+    Raises RunFolderError, CheckpointError or TokenizerError if the run's files are missing or do not fit together.
+    """
+    folder = RunFolder.of(config)
+    folder.check(config)
+    chosen = find_checkpoint(checkpoint or newest_checkpoints(folder))
+    encoder = TextEncoder(folder.tokenizer / TOKENIZER_FILE)
+    check_vocabulary(encoder, config.model.vocab_size)
+    check_tokenizer(chosen, encoder)
+    context_tokens = min(config.serve.context_tokens, config.model.max_positions)
+    loaded = load_weights(config, chosen, choose_device(config.device, 0), context_tokens)
+    engine = Engine(loaded.model, num_slots, context_tokens, encoder.vocab_size)
+    return OpenedModel(Writer(engine, encoder), encoder, loaded.stage, loaded.step, context_tokens)

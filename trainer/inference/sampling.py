@@ -1,0 +1,43 @@
+"""How an id is drawn from logits.
+
+Shapes: V ids.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trainer.tokens.tokenizer import END_OF_TEXT, IM_END
+
+COLDEST = 1e-6
+"""Lower temperatures than this draw the same id, and would overflow float32."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How one text is to be written."""
+
+    max_tokens: int
+    """Most ids to write, the end id among them."""
+    temperature: float = 1.0
+    """0: always the most probable id; 1: the model's own distribution."""
+    top_p: float = 1.0
+    """Draw from the most probable ids that hold this share of the probability (arXiv 1904.09751)."""
+    seed: int = 0
+    """The same seed draws the same ids."""
+    end_ids: frozenset[int] = frozenset((END_OF_TEXT, IM_END))
+    """Ids behind which the text is over."""
+    top_logprobs: int | None = None
+    """Tell each id's log-probability, and those of so many most probable ones; None: tell none."""
+
+
+def choose(logits_V: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:
+    """One id from logits on CPU: the most probable at temperature 0, else drawn from the nucleus of mass `top_p`."""
+    if temperature == 0:
+        return int(logits_V.argmax())
+    scaled_V = (logits_V - logits_V.max()) / max(temperature, COLDEST)
+    probabilities, order = torch.softmax(scaled_V, dim=-1).sort(descending=True)
+    before = probabilities.cumsum(dim=-1) - probabilities
+    probabilities[1:][before[1:] >= top_p] = 0.0  # the first id always stays
+    return int(order[torch.multinomial(probabilities, 1, generator=generator)])

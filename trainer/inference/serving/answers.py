@@ -1,0 +1,217 @@
+"""The answers of OpenAI's API, whole and as chunks of a stream, made from the pieces that the engine gives.
+
+Bodies are written with the fields that were set: a field that is null in OpenAI's answers is set to None here.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from trainer.inference.engine import FinishReason
+from trainer.inference.writing import Piece, TokenLogprob
+
+LEAST_LOGPROB = -9999.0
+"""OpenAI's figure for what is next to impossible; JSON knows no infinity."""
+
+
+class Usage(BaseModel):
+    """Tokens read and written."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+    @staticmethod
+    def of(prompt_tokens: int, completion_tokens: int) -> "Usage":
+        return Usage(
+            prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, total_tokens=prompt_tokens + completion_tokens
+        )
+
+
+class TopLogprob(BaseModel):
+    """A probable token."""
+
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatLogprob(TopLogprob):
+    """A token of the answer, and the most probable ones in its place."""
+
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(BaseModel):
+    """Tokens of an answer."""
+
+    content: list[ChatLogprob]
+
+
+class CompletionLogprobs(BaseModel):
+    """Tokens of a text, in the older form."""
+
+    tokens: list[str]
+    token_logprobs: list[float]
+    top_logprobs: list[dict[str, float]]
+    text_offset: list[int]
+
+
+class CompletionChoice(BaseModel):
+    """One text, or what a chunk adds to it."""
+
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class Completion(BaseModel):
+    """Continued texts; in a stream, what is new of one of them."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[CompletionChoice]
+    usage: Usage | None = None
+
+
+class AnswerMessage(BaseModel):
+    """What the assistant says."""
+
+    role: Literal["assistant"]
+    content: str
+    refusal: None
+
+
+class ChatChoice(BaseModel):
+    """One answer."""
+
+    index: int
+    message: AnswerMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason
+
+
+class ChatCompletion(BaseModel):
+    """Answers to a conversation."""
+
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+class Delta(BaseModel):
+    """What a chunk adds to an answer."""
+
+    role: Literal["assistant"] | None = None
+    content: str | None = None
+
+
+class ChunkChoice(BaseModel):
+    """A chunk's part of one answer."""
+
+    index: int
+    delta: Delta
+    logprobs: ChatLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class ChatChunk(BaseModel):
+    """One event of a streamed answer."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    system_fingerprint: str
+    choices: list[ChunkChoice]
+    usage: Usage | None = None
+
+
+class ModelCard(BaseModel):
+    """A served model."""
+
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+    context_tokens: int
+    """Longest prompt and answer together."""
+
+
+class ModelList(BaseModel):
+    """The served models: one."""
+
+    object: Literal["list"]
+    data: list[ModelCard]
+
+
+class Health(BaseModel):
+    """Whether the server can answer."""
+
+    status: Literal["ok", "failed"]
+
+
+class Text:
+    """One text as it grows: what a whole answer needs of its pieces."""
+
+    def __init__(self) -> None:
+        self.text = ""
+        self.logprobs: list[TokenLogprob] = []
+        self.num_tokens = 0
+        self.finish_reason: FinishReason | None = None
+
+    def add(self, piece: Piece) -> None:
+        """Take in the next piece."""
+        self.text += piece.text
+        self.logprobs += piece.logprobs
+        self.num_tokens, self.finish_reason = piece.num_tokens, piece.finish_reason
+
+
+def chat_logprobs(tokens: Sequence[TokenLogprob], *, wanted: bool) -> ChatLogprobs | None:
+    """Log-probabilities in the chat API's form."""
+    if not wanted:
+        return None
+    content = [
+        ChatLogprob(
+            **_top(token.data, token.logprob).model_dump(), top_logprobs=[_top(each, value) for each, value in token.top]
+        )
+        for token in tokens
+    ]
+    return ChatLogprobs(content=content)
+
+
+def completion_logprobs(tokens: Sequence[TokenLogprob], offset: int, *, wanted: bool) -> CompletionLogprobs | None:
+    """Log-probabilities in the older form; `offset` is where the first token begins in the text, in characters."""
+    if not wanted:
+        return None
+    # a character of several tokens begins where its first one does
+    lengths = [len(b"".join(token.data for token in tokens[:count]).decode(errors="ignore")) for count in range(len(tokens))]
+    return CompletionLogprobs(
+        tokens=[_shown(token.data) for token in tokens],
+        token_logprobs=[max(token.logprob, LEAST_LOGPROB) for token in tokens],
+        top_logprobs=[{_shown(each): max(value, LEAST_LOGPROB) for each, value in token.top} for token in tokens],
+        text_offset=[offset + length for length in lengths],
+    )
+
+
+def as_json(body: BaseModel) -> bytes:
+    """A body with the fields that were set."""
+    return body.model_dump_json(exclude_unset=True).encode()
+
+
+def _top(token: bytes, logprob: float) -> TopLogprob:
+    values: dict[str, Any] = {"token": _shown(token), "logprob": max(logprob, LEAST_LOGPROB), "bytes": list(token)}
+    return TopLogprob(**values)
+
+
+def _shown(token: bytes) -> str:
+    return token.decode(errors="replace")

@@ -1,0 +1,132 @@
+"""From the engine's ids to text: whole characters, stop strings of which no part is ever given out, log-probabilities.
+
+Still no thread and no clock: the terminal, the generate stage and the server all write through it.
+"""
+
+import codecs
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from trainer.inference.engine import Engine, FinishReason, Writing, Written
+from trainer.inference.sampling import Sampling
+from trainer.tokens.tokenizer import TextEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """An id's bytes and log-probability, and the most probable ids in its place."""
+
+    data: bytes
+    logprob: float
+    top: tuple[tuple[bytes, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What a step added to a text. It may be empty: a character may lack bytes, or a stop string may have begun."""
+
+    text: str
+    logprobs: tuple[TokenLogprob, ...]
+    num_tokens: int
+    """Ids written so far, an end id among them."""
+    finish_reason: FinishReason | None
+
+
+class StopStrings:
+    """Lets text through until a stop string comes, and holds back what may be the beginning of one."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self._stops = stops
+        self._held = ""
+        self.found = False
+        """Whether a stop string came; nothing is let through any more."""
+
+    def feed(self, text: str) -> str:
+        """What may be given out now."""
+        self._held += text
+        places = [place for stop in self._stops if (place := self._held.find(stop)) >= 0]
+        if places:
+            self.found = True
+            safe, self._held = self._held[: min(places)], ""
+            return safe
+        held = max((_begun(self._held, stop) for stop in self._stops), default=0)
+        safe, self._held = self._held[: len(self._held) - held], self._held[len(self._held) - held :]
+        return safe
+
+    def rest(self) -> str:
+        """What was held back, now that the text is over."""
+        rest, self._held = self._held, ""
+        return rest
+
+
+class TextWriting:
+    """One text on its way: takes the engine's ids in, gives pieces out."""
+
+    def __init__(self, writing: Writing, encoder: TextEncoder, stops: Sequence[str]) -> None:
+        self.writing = writing
+        self._encoder = encoder
+        self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._stops = StopStrings(stops)
+        self._num_decoded = self._num_given = 0
+        self._logprobs: list[tuple[int, TokenLogprob]] = []
+        """Those not given out yet, each with the number of characters decoded behind it."""
+
+    def take(self, written: Written) -> Piece:
+        """The piece that an id makes."""
+        at_end = written.finish_reason == "stop"
+        text = "" if at_end else self._decoder.decode(self._encoder.decode_bytes([written.id]))
+        if written.finish_reason is not None:
+            text += self._decoder.decode(b"", final=True)
+        self._num_decoded += len(text)
+        if written.logprob is not None and not at_end:
+            self._logprobs.append((self._num_decoded, self._token(written, written.logprob)))
+        safe = self._stops.feed(text)
+        finish_reason: FinishReason | None = "stop" if self._stops.found else written.finish_reason
+        if finish_reason is not None:
+            safe += self._stops.rest()
+        self._num_given += len(safe)
+        # a token's log-probabilities go with its last character: those of a stop string's tokens never do
+        ready = [token for end, token in self._logprobs if end <= self._num_given]
+        self._logprobs = [each for each in self._logprobs if each[0] > self._num_given]
+        return Piece(safe, tuple(ready), self.writing.num_written, finish_reason)
+
+    def _token(self, written: Written, logprob: float) -> TokenLogprob:
+        top = tuple((self._encoder.decode_bytes([token]), value) for token, value in written.top_logprobs)
+        return TokenLogprob(self._encoder.decode_bytes([written.id]), logprob, top)
+
+
+class Writer:
+    """An engine that takes stop strings and gives text."""
+
+    def __init__(self, engine: Engine, encoder: TextEncoder) -> None:
+        self.engine = engine
+        self._encoder = encoder
+        self._texts: dict[Writing, TextWriting] = {}
+
+    def add(self, prompt: Sequence[int], sampling: Sampling, stops: Sequence[str] = ()) -> TextWriting:
+        """Queue a text. Raises UsageError if it cannot fit."""
+        text = TextWriting(self.engine.add(prompt, sampling), self._encoder, stops)
+        self._texts[text.writing] = text
+        return text
+
+    def cancel(self, text: TextWriting) -> None:
+        """Forget a text; one that has ended is let be."""
+        self.engine.cancel(text.writing)
+        self._texts.pop(text.writing, None)
+
+    def step(self) -> list[tuple[TextWriting, Piece]]:
+        """One engine step: the new piece of each text that got an id."""
+        pieces = []
+        for written in self.engine.step():
+            text = self._texts[written.writing]
+            piece = text.take(written)
+            if piece.finish_reason is not None:
+                self.cancel(text)
+            pieces.append((text, piece))
+        return pieces
+
+
+def _begun(text: str, stop: str) -> int:
+    """Length of the longest end of a text that a stop string begins with, less than the whole of it."""
+    longest = min(len(text), len(stop) - 1)
+    return next((length for length in range(longest, 0, -1) if text.endswith(stop[:length])), 0)

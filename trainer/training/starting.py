@@ -1,0 +1,109 @@
+"""Whose weights a stage starts from, and how weights come into a model: whole ones, or adapters with what they rest on.
+
+A stage starts from the nearest stage before it that has run in this run folder, else from the config's `init_from`, else
+(pretraining only) from drawn weights. A checkpoint remembers what its stage started from.
+"""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import safe_open
+
+from trainer.checkpoint.format import MANIFEST, MODEL_FILE, StartedFrom, steps_in
+from trainer.checkpoint.reading import Checkpoint, load_tensors, newest_checkpoint, open_checkpoint
+from trainer.config import TRAINING_STAGES, Config, TrainingStage
+from trainer.errors import CheckpointError
+from trainer.events import CheckpointDamaged
+from trainer.model.gpt import GPT
+from trainer.model.lora import merged_weights
+from trainer.run_folder import RunFolder
+
+Damaged = Callable[[CheckpointDamaged], None]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the weights are that a stage starts from: a folder of checkpoints, or one of its steps."""
+
+    folder: Path
+    step: int | None = None
+
+    def open(self, damaged: Damaged) -> Checkpoint:
+        """The checkpoint, verified. Raises CheckpointError."""
+        if self.step is not None:
+            return open_checkpoint(self.folder / f"step-{self.step:08d}")
+        found = newest_checkpoint(self.folder, damaged)
+        if found is None:
+            raise CheckpointError(f"{self.folder}: no checkpoint here")
+        return found
+
+
+def origin_of(config: Config, folder: RunFolder, stage: TrainingStage) -> Origin | None:
+    """Where a stage starts; None: from drawn weights. Raises CheckpointError naming the stage that has to run before."""
+    for earlier in reversed(TRAINING_STAGES[: TRAINING_STAGES.index(stage)]):
+        checkpoints = folder.checkpoints_of(earlier)
+        if steps_in(checkpoints):
+            if not folder.done_of(earlier).exists():
+                raise CheckpointError(f"{checkpoints}: {earlier} is not finished; run `trainer {earlier}` to its end first")
+            return Origin(checkpoints)
+    if config.init_from is not None:
+        return _named(Path(config.init_from))
+    if stage == "pretrain":
+        return None
+    raise CheckpointError(
+        f"{folder.path}: nothing for {stage} to start from; run `trainer pretrain` first, or name a run folder as init_from"
+    )
+
+
+def newest_stage(folder: RunFolder) -> TrainingStage | None:
+    """The last stage of this run that has saved weights."""
+    return next((stage for stage in reversed(TRAINING_STAGES) if steps_in(folder.checkpoints_of(stage))), None)
+
+
+def started_from(start: Checkpoint, checkpoints: Path) -> StartedFrom:
+    """What a manifest in a folder of checkpoints says of its start; the path is relative, so a run folder may move."""
+    return StartedFrom(path=os.path.relpath(start.path, checkpoints), own_sha256=start.manifest.own_sha256)
+
+
+def base_of(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint that another one's stage started from. Raises CheckpointError if it is gone or another one."""
+    start = checkpoint.manifest.start
+    if start is None:
+        raise CheckpointError(f"{checkpoint.path}: rests on no other checkpoint")
+    path = (checkpoint.path.parent / start.path).resolve()
+    try:
+        base = open_checkpoint(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{checkpoint.path}: rests on {path}, which is not there: {error}") from None
+    if base.manifest.own_sha256 != start.own_sha256:
+        raise CheckpointError(f"{checkpoint.path}: rests on {path}, which is another checkpoint now")
+    return base
+
+
+def load_weights(model: GPT, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's weights into a model without adapters; those of the checkpoint are merged. Raises CheckpointError."""
+    weights = dict(model.named_parameters())
+    section = checkpoint.manifest.adapters
+    if section is None:
+        load_tensors(checkpoint.path / MODEL_FILE, weights)
+        return
+    load_weights(model, base_of(checkpoint))
+    with safe_open(checkpoint.path / MODEL_FILE, framework="pt") as stored:
+        adapters = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - no mapping
+    merged = merged_weights({name: weight.detach() for name, weight in weights.items()}, adapters, section)
+    for name, weight in weights.items():
+        weight.data.copy_(merged[name])
+
+
+def _named(path: Path) -> Origin:
+    """What `init_from` names: a checkpoint, a folder of checkpoints, or a run folder, of which the last stage counts."""
+    if (path / MANIFEST).exists() and path.name.startswith("step-"):
+        return Origin(path.parent, int(path.name.removeprefix("step-")))
+    if steps_in(path):
+        return Origin(path)
+    stage = newest_stage(RunFolder(path, path))
+    if stage is None:
+        raise CheckpointError(f"init_from {path}: neither a checkpoint nor a run folder that holds one")
+    return Origin(RunFolder(path, path).checkpoints_of(stage))
