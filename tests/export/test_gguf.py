@@ -8,22 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from tests.support import ranks
-from tests.support.data import write_config
 from trainer.config_loading import load_config
 from trainer.export.exporting import export
 from trainer.inference.loading import load_model
 from trainer.model.gpt import RotaryPositions, rotate
 from trainer.run_folder import RunFolder
 from trainer.tokens.tokenizer import SPECIAL_TOKENS, TOKENIZER_FILE, TextEncoder, _byte_alphabet
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["llama", "qwen3"])
-def run(request: pytest.FixtureRequest, small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("gguf")
-    config = write_config(folder / "config.yaml", small_data, model__qk_norm=request.param, model__vocab_size=520)
-    ranks.run_trainer("pretrain", "--config", str(config), folder=folder)
-    return config
 
 
 def read(run: Path, out: Path, dtype: Any = "float32") -> gguf.GGUFReader:

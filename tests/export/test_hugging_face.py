@@ -6,7 +6,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 
 from tests.support import ranks
@@ -19,15 +18,6 @@ from trainer.run_folder import RunFolder
 from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module", params=[False, True], ids=["llama", "qwen3"])
-def run(request: pytest.FixtureRequest, small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The config file of a trained run."""
-    folder = tmp_path_factory.mktemp("export")
-    config = write_config(folder / "config.yaml", small_data, model__qk_norm=request.param, model__norm_eps=3e-6)
-    ranks.run_trainer("pretrain", "--config", str(config), folder=folder)
-    return config
 
 
 def exported(run: Path, out: Path, **options: Any) -> Path:
