@@ -6,6 +6,7 @@ A stage starts from the nearest stage before it that has run in this run folder,
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +73,7 @@ def base_of(checkpoint: Checkpoint) -> Checkpoint:
     start = checkpoint.manifest.start
     if start is None:
         raise CheckpointError(f"{checkpoint.path}: rests on no other checkpoint")
-    path = (checkpoint.path.parent / start.path).resolve()
+    path = _place_of(start, checkpoint)
     try:
         base = open_checkpoint(path)
     except CheckpointError as error:
@@ -80,6 +81,16 @@ def base_of(checkpoint: Checkpoint) -> Checkpoint:
     if base.manifest.own_sha256 != start.own_sha256:
         raise CheckpointError(f"{checkpoint.path}: rests on {path}, which is another checkpoint now")
     return base
+
+
+def _place_of(start: StartedFrom, checkpoint: Checkpoint) -> Path:
+    """Where a start stands: as seen from its run folder, or, if that was moved without it, under the config's `init_from`."""
+    path = (checkpoint.path.parent / start.path).resolve()
+    init_from = checkpoint.manifest.config.get("init_from")
+    if not path.exists() and init_from is not None:
+        with suppress(CheckpointError):
+            return _named(Path(init_from)).folder / path.name
+    return path
 
 
 def load_weights(model: GPT, checkpoint: Checkpoint) -> None:
