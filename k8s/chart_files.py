@@ -188,7 +188,7 @@ def _node_of(field: FieldInfo) -> dict[str, Any]:
         return {"fields": _identity_of(kind)}
     for argument in getattr(kind, "__args__", ()):
         if isinstance(argument, type) and issubclass(argument, BaseModel) and issubclass(argument, Section):
-            return {"items": _identity_of(argument)}
+            return {"items" if getattr(kind, "__origin__", None) is tuple else "optional": _identity_of(argument)}
     return {"default": json.loads(json.dumps(field.default, default=list))} if not field.is_required() else {"required": True}
 
 

@@ -58,6 +58,33 @@ class LoraSection(Section):
     """Which of the blocks' matrices get adapters."""
 
 
+class TuningOptimizerSection(OptimizerSection):
+    """The optimizer, with small steps and no decay."""
+
+    kind: Literal["adamw", "muon"] = "adamw"
+    """muon: the blocks' matrices move by orthogonalised momentum; embedding and norms stay with AdamW at the same rate."""
+    lr: PositiveFloat = 1e-4
+    """Peak learning rate."""
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    """Decay of the matrices, per step and unit of learning rate; never applied to norms."""
+
+
+class DpoOptimizerSection(TuningOptimizerSection):
+    """The optimizer of dpo, with smaller steps still."""
+
+    lr: PositiveFloat = 1e-5
+    """Peak learning rate."""
+
+
+class TuningScheduleSection(ScheduleSection):
+    """The learning rate over the run, as a factor of its peak."""
+
+    kind: Literal["cosine", "wsd", "constant"] = "cosine"
+    """cosine: half a cosine after the warm-up; wsd: warm-up, stable, then a decay by 1 - sqrt (arXiv 2405.18392)."""
+    warmup_steps: NonNegativeInt = 10
+    """Linear rise from zero to the peak, in steps."""
+
+
 class TuningSection(TrainingSection):
     """What the stages after pretraining share: small steps from weights that are good already."""
 
@@ -65,9 +92,9 @@ class TuningSection(TrainingSection):
     """Rows per optimizer step over all processes."""
     micro_batch: PositiveInt = 4
     """Rows in one forward and backward pass; it must divide global_batch."""
-    optimizer: OptimizerSection = OptimizerSection(kind="adamw", lr=1e-4, weight_decay=0.0)
+    optimizer: TuningOptimizerSection = TuningOptimizerSection()
     """The optimizer and its rates."""
-    schedule: ScheduleSection = ScheduleSection(kind="cosine", warmup_steps=10)
+    schedule: TuningScheduleSection = TuningScheduleSection()
     """The learning rate over time."""
     lora: LoraSection | None = None
     """Train low-rank adapters alone; unset: all weights."""
@@ -90,7 +117,7 @@ class DpoSection(TuningSection):
     """Rows per optimizer step over all processes."""
     micro_batch: PositiveInt = 2
     """Rows in one forward and backward pass; it must divide global_batch."""
-    optimizer: OptimizerSection = OptimizerSection(kind="adamw", lr=1e-5, weight_decay=0.0)
+    optimizer: DpoOptimizerSection = DpoOptimizerSection()
     """The optimizer and its rates."""
     beta: PositiveFloat = 0.1
     """How firmly the policy is held to the reference."""

@@ -49,6 +49,13 @@ everything about where a run runs leave the hash as it is. trainer.config's Conf
       {{- $items = append $items (include "pretrain-run.identified" (list $node.items .) | fromJson) -}}
     {{- end -}}
     {{- $_ := set $result $name $items -}}
+  {{- else if hasKey $node "optional" -}}
+    {{- $part := get $given $name | default nil -}}
+    {{- if kindIs "map" $part -}}
+      {{- $_ := set $result $name (include "pretrain-run.identified" (list $node.optional $part) | fromJson) -}}
+    {{- else -}}
+      {{- $_ := set $result $name nil -}}
+    {{- end -}}
   {{- else if hasKey $given $name -}}
     {{- $_ := set $result $name (get $given $name) -}}
   {{- else -}}
