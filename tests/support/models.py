@@ -42,7 +42,7 @@ def save_run(config: Config, model: GPT, step: int = 7) -> None:
         stage="pretrain", state=TrainingState(step=step), run=config.hash(), data_sha256="", tokenizer_sha256=tokenizer.sha256,
         precision="fp32", versions={}, config={}, files={},
     )  # fmt: skip
-    writer = CheckpointWriter(folder.checkpoints, keep=2)
+    writer = CheckpointWriter(folder.checkpoints_of("pretrain"), keep=2)
     shapes = {MODEL_FILE: {name: tuple(tensor.shape) for name, tensor in tensors.items()}, OPTIMIZER_FILE: {}}
     writer.save(shapes, [(MODEL_FILE, name, tensor) for name, tensor in tensors.items()], lambda: manifest)
     writer.finish()
