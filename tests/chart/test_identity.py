@@ -230,3 +230,10 @@ def test_false_zero_and_null_of_a_file_win_over_a_preset() -> None:
 def _identity(values: dict[str, Any]) -> str:
     documents = [each for each in yaml.safe_load_all(HelmPackage().render(CHART, values, NAMESPACE)) if each]
     return str(run_object(documents)["metadata"]["annotations"]["pretrain-run/identity"])
+
+
+def test_a_section_that_may_be_absent_is_in_the_identity_as_it_is_given() -> None:
+    trainer = BASE["trainer"] | {"sft": {"lora": {"rank": 4}, "optimizer": {"lr": 0.002}}}
+    identity = json.loads(_identity(BASE | {"trainer": trainer}))
+    assert identity["trainer"] == json.loads(canonical_json(config_of(trainer, "base").identity()))
+    assert identity["trainer"]["sft"]["lora"]["rank"] == 4
