@@ -160,6 +160,10 @@ class Stories:
     def _scale_operators(self, replicas: int) -> None:
         for name, namespace in operators.NAMESPACES.items():
             self.cluster.kubectl("--namespace", namespace, "scale", f"deployment/{name}", f"--replicas={replicas}")
+        self.wait_for_operators()
+
+    def wait_for_operators(self) -> None:
+        """Until both run, or none where none is wanted."""
         for name, namespace in operators.NAMESPACES.items():
             wait = ["rollout", "status", f"deployment/{name}", "--timeout=120s"]
             self.cluster.kubectl("--namespace", namespace, *wait, deadline_s=_COMMAND_S)
