@@ -23,6 +23,7 @@ def whole_config(small_data: Path, tmp_path: Path, **changes: object) -> Path:
         tmp_path / "run",
         corpus__sources=sources,
         corpus__held_out=0.1,
+        chat={},
         generate__prompts=["the", "春"],
         **changes,
     )
@@ -208,6 +209,7 @@ def test_a_corpus_without_held_out_documents_trains_and_says_so(tmp_path: Path) 
         tmp_path / "run",
         corpus__sources=[{"name": "book", "path": str(tmp_path / "book.txt")}],
         corpus__held_out=0.001,
+        chat={},
         pretrain__steps=3,
         pretrain__schedule={"warmup_steps": 1},
     )

@@ -70,7 +70,7 @@ def test_queries_and_keys_meet_at_the_same_angles_in_llama_cpps_way_of_turning(r
     heads, size, positions = config.model.num_kv_heads, config.model.head_size, 9
     x_TC = torch.randn(positions, config.model.hidden_size, generator=torch.Generator().manual_seed(0))
     attention = next(iter(model.blocks)).self_attn
-    cos_TD, sin_TD = RotaryPositions(size, config.model.rope_theta, positions)(0, positions)
+    cos_TD, sin_TD = RotaryPositions(size, config.model.rope_theta, positions)(positions)
 
     def halves(weight: torch.Tensor) -> torch.Tensor:
         return rotate((x_TC @ weight.T).view(positions, -1, size).transpose(0, 1), cos_TD, sin_TD)

@@ -36,6 +36,19 @@ def test_the_failure_beyond_the_last_restart_ends_the_run_for_all_pods_and_for_g
         budget(tmp_path, "worker-7").begin()
 
 
+def test_pods_that_spend_the_last_restart_at_once_end_with_the_same_words(tmp_path: Path) -> None:
+    first, second = budget(tmp_path, max_restarts=0), budget(tmp_path, "worker-1", max_restarts=0)
+    first.begin()
+    second.begin()  # neither has seen the other's failure
+    said = []
+    for each, reason in ((first, "a process was killed"), (second, "another process is gone")):
+        with pytest.raises(BudgetError) as ended:
+            each.note_failure(1, reason)
+        said.append(str(ended.value))
+    assert said[0] == said[1]
+    assert "a process was killed" in said[0]
+
+
 def test_a_pod_that_ended_without_a_word_is_a_failure_of_the_round_that_it_last_saw(tmp_path: Path) -> None:
     lost, survivor = budget(tmp_path), budget(tmp_path, "worker-1")
     lost.begin()

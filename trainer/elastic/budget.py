@@ -81,7 +81,7 @@ class Budget:
         """Raises BudgetError if restarts or time of the run are spent."""
         spent = self.folder / "SPENT"
         if spent.exists():
-            raise BudgetError(_with_way_out(spent.read_text(encoding="utf-8").strip()))
+            raise BudgetError(_with_way_out(spent.read_text(encoding="utf-8").strip() or "restarts or time are spent"))
 
     def check_deadline(self) -> None:
         """Raises BudgetError if the run is older than it may become; writes a file to read the file system's clock."""
@@ -94,9 +94,12 @@ class Budget:
             self.spend(f"the run started {age_s:.0f} s ago and may take {self.deadline_s:.0f} s")
 
     def spend(self, reason: str) -> None:
-        """End the run for all pods, now and at each later start. Raises BudgetError."""
-        write_file(self.folder / "SPENT", f"{reason}\n".encode())
-        raise BudgetError(_with_way_out(reason))
+        """End the run for all pods, now and at each later start. Raises BudgetError with the first pod's reason."""
+        spent = self.folder / "SPENT"
+        # of one pod alone where several get here at once, so that all end with the same words
+        with storage_errors(spent), suppress(FileExistsError), spent.open("xb", buffering=0) as file:
+            file.write(f"{reason}\n".encode())
+        self.check()
 
     @property
     def _life(self) -> Path:
