@@ -1,6 +1,7 @@
 """What the process server of tests.support.ranks has loaded when it forks a rank. Nothing here may start a thread."""
 
 import torch
+import torch._dynamo
 import torch.distributed  # noqa: F401
 
 import trainer.cli
