@@ -7,7 +7,6 @@ down    the cluster, and the docker daemon if it is ours
 
 import json
 import os
-import subprocess
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ from typing import Any
 
 import yaml
 
-from k8s.kind import operators
-from k8s.kind.commands import LocalClusterError, run, step, succeeds
+from k8s.kind import operators, registry
+from k8s.kind.commands import LocalClusterError, run, step, succeeds, wait_until
 from k8s.kind.docker import FILES, Docker
 from k8s.kind.node_image import PROGRAMS, node_image, node_image_that_is_here
+from k8s.kind.registry import Registry
 from k8s.kind.toolbox import Toolbox, default_cache
 
 NAME = "pretrain-run"
@@ -47,6 +47,10 @@ class LocalCluster:
         """The administrator's."""
         return self.folder / "kubeconfig"
 
+    @property
+    def _registry(self) -> Registry:
+        return Registry(self.docker, self.toolbox)
+
     def up(self) -> None:
         """See to it that everything runs. Raises LocalClusterError, ToolError."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -71,6 +75,7 @@ class LocalCluster:
         """Take everything away but the caches: images and programs."""
         if self.docker.answers():
             with step("deleting the cluster"):
+                self._registry.stop()
                 self.kind("delete", "cluster", "--name", NAME, deadline_s=_DELETE_S)
         self.kubeconfig.unlink(missing_ok=True)
         if self.docker.stop():
@@ -84,29 +89,25 @@ class LocalCluster:
         """
         self.docker.start()
         node = node_image_that_is_here(self.docker, self.toolbox)
-        programs = ["kind", "kubectl", "helm", *operators.NAMES, *(() if node else PROGRAMS)]
+        programs = ["kind", "kubectl", "helm", registry.PROGRAM, *operators.NAMES, *(() if node else PROGRAMS)]
         lacking = [name for name in dict.fromkeys(programs) if not self.toolbox.has(name)]
         return [*lacking, *([] if node else ["node image"]), *(image for image in images if not self.docker.has(image))]
 
     def load(self, image: str) -> None:
-        """Put a local image into the node's store, streamed, if it is not there as it is here."""
+        """Put a local image into the node's store, by way of the registry, if it is not there as it is here."""
         identity = self.docker.identity(image)
         if identity in self.node("crictl", "images", "--no-trunc", "--output", "json"):
             return
         with step(f"loading {image}"):
-            save = subprocess.Popen([self.docker.command, "save", image], stdout=subprocess.PIPE, start_new_session=True)
-            put = [self.docker.command, "exec", "--interactive", NODE]
-            put += ["ctr", "--namespace=k8s.io", "images", "import", "--snapshotter=overlayfs", "-"]
-            try:
-                done = subprocess.run(put, stdin=save.stdout, capture_output=True, timeout=_LOAD_S, check=False)
-                saved = save.wait(30)
-            except subprocess.TimeoutExpired:
-                raise LocalClusterError(f"{image}: not loaded within {_LOAD_S:.0f} s; is the disk full?") from None
-            finally:
-                with suppress(ProcessLookupError):
-                    save.kill()
-            if done.returncode != 0 or saved != 0:
-                raise LocalClusterError(f"{image}: not loaded: {done.stderr.decode(errors='replace')[-400:]}")
+            ctr = ["ctr", "--namespace=k8s.io", "images"]
+            pushed = self._registry.push(image)
+            self.node(*ctr, "pull", "--plain-http", "--snapshotter=overlayfs", pushed, deadline_s=_LOAD_S)
+            self.node(*ctr, "tag", "--force", pushed, qualified(image))
+            wait_until(
+                lambda: identity in self.node("crictl", "images", "--no-trunc", "--output", "json"),
+                f"the kubelet's container runtime has {image}",
+                _KUBECTL_S,
+            )
 
     def status(self) -> dict[str, Any]:
         """What runs, as plain values."""
@@ -180,6 +181,14 @@ class LocalCluster:
 
     def _kubectl(self, *words: str) -> list[str | Path]:
         return [self.toolbox.path("kubectl"), "--kubeconfig", self.kubeconfig, *words]
+
+
+def qualified(image: str) -> str:
+    """An image's name as containerd has it: of Docker Hub, where it names no registry."""
+    head, slash, _ = image.partition("/")
+    if not slash:
+        return f"docker.io/library/{image}"
+    return image if "." in head or ":" in head or head == "localhost" else f"docker.io/{image}"
 
 
 def namespace_objects(name: str) -> list[dict[str, Any]]:

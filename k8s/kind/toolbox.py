@@ -79,6 +79,7 @@ _TRAINING = "github.com/kubeflow/training-operator"
 _CONFORM = "github.com/yannh/kubeconform"
 _CRI_TOOLS = "sigs.k8s.io/cri-tools"
 _POLICIES = "sigs.k8s.io/kube-network-policies"
+_REGISTRY = "github.com/distribution/distribution/v3"
 _LOCAL_PATH = "github.com/rancher/local-path-provisioner"
 
 TOOLS = {
@@ -105,6 +106,7 @@ TOOLS = {
         Tool("coredns", "coredns", "github.com/coredns/coredns", "."),
         Tool("kube-network-policies", "kube-network-policies", _POLICIES, f"{_POLICIES}/cmd"),
         Tool("local-path-provisioner", "local-path-provisioner", _LOCAL_PATH, _LOCAL_PATH),
+        Tool("registry", "registry", _REGISTRY, f"{_REGISTRY}/cmd/registry"),
         Tool("kubeconform", "kubeconform", _CONFORM, f"{_CONFORM}/cmd/kubeconform", ("main.version={version}",)),
     )
 }

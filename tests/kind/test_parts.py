@@ -2,7 +2,7 @@
 
 from k8s.kind.debian import mirror
 from k8s.kind.docker import may_have_sys_resource
-from k8s.kind.local_cluster import namespace_objects
+from k8s.kind.local_cluster import namespace_objects, qualified
 from k8s.kind.node_image import image_names, storage_manifest
 from k8s.kind.operators import with_pytorchjob_alone
 from tests.kind.stories import merged
@@ -67,3 +67,10 @@ def test_namespace_of_runs_is_as_closed_as_a_careful_site_has_it() -> None:
 
 def test_run_files_of_stories_merge_key_by_key() -> None:
     assert merged({"a": {"b": 1, "c": 2}, "d": [1]}, {"a": {"c": 3}, "d": [2]}) == {"a": {"b": 1, "c": 3}, "d": [2]}
+
+
+def test_names_of_images_are_qualified_as_containerd_has_them() -> None:
+    assert qualified("pretrain-run:0.1.0") == "docker.io/library/pretrain-run:0.1.0"
+    assert qualified("kubeflow/operator:v1") == "docker.io/kubeflow/operator:v1"
+    for full in ("registry.k8s.io/pause:3.10", "localhost/pause:1", "host:5000/pause:1"):
+        assert qualified(full) == full
