@@ -137,7 +137,8 @@ class Stories:
         self.cluster.apply([claim])
 
     def remove_runs(self) -> None:
-        """Every run of the namespace, with its pods and claims."""
+        """Every run of the namespace, with its pods and claims; the node takes pods again."""
+        self.cluster.kubectl("uncordon", NODE)
         for release in json.loads(self.helm("list", "--all", "--output", "json")):
             self.helm("uninstall", release["name"], "--wait", "--timeout", "120s")
         kinds = "pytorchjobs,mpijobs,jobs.batch,services,networkpolicies,poddisruptionbudgets,configmaps,serviceaccounts"
@@ -309,6 +310,15 @@ class Run:
             "        print('killed', each.name)\n"
         )
         assert "killed" in self.stories.kubectl("exec", pod, "--container=pytorch", "--", "python", "-c", script)
+
+    def drain(self) -> str:
+        """Its pods asked to leave the node, which takes no new ones afterwards; returns what held that up, if anything."""
+        leave = ["drain", NODE, f"--pod-selector=pretrain-run/run={self.name}", "--delete-emptydir-data", "--timeout=75s"]
+        try:
+            self.stories.kubectl(*leave)
+        except LocalClusterError as error:
+            return str(error)
+        return ""
 
     @contextmanager
     def frozen(self) -> Iterator[None]:

@@ -1,10 +1,14 @@
 """Runs that are stopped, preempted or wrong: what is saved, what is told, and what is not started again."""
 
 import json
+import re
+import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from k8s.render import CHART
 from tests.kind.conftest import Undisturbed
 from tests.kind.stories import Run, Stories
 from tests.support.runs import losses, newest_step, rows_by_step
@@ -78,9 +82,17 @@ def test_crash_loop_ends_by_the_restart_budget(stories: Stories) -> None:
     assert [end["exitCode"] for end in ends(run)] == [75]
 
 
-def test_uninstall_leaves_nothing_but_the_claim(stories: Stories) -> None:
-    run = stories.helm_install("release", stories.run_file("release", backend="job", nodes=1))
-    run.wait_for_phase("Running", deadline_s=180)
+def test_upgrade_of_the_chart_leaves_a_running_run_alone_and_uninstall_nothing_but_the_claim(stories: Stories) -> None:
+    file = stories.run_file("release", backend="job", nodes=1)
+    run = stories.helm_install("release", file)
+    run.wait_for_steps(1, deadline_s=300)
+
+    (pod,) = run.pods()
+    stories.helm("upgrade", "release", str(newer_chart(stories)), "--values", str(file))
+    run.wait_for_steps(5)
+    assert [each["metadata"]["uid"] for each in run.pods()] == [pod["metadata"]["uid"]]
+    assert len(run.worlds()) == 1
+
     stories.helm("uninstall", "release", "--wait", "--timeout", "120s")
     kinds = "pods,jobs.batch,services,networkpolicies,poddisruptionbudgets,configmaps,serviceaccounts,pvc"
     stories.wait_until(
@@ -94,3 +106,14 @@ def test_uninstall_leaves_nothing_but_the_claim(stories: Stories) -> None:
         "only the claim is left",
         120,
     )
+
+
+def newer_chart(stories: Stories) -> Path:
+    """The chart as its next version."""
+    chart = stories.folder / "newer-chart"
+    shutil.copytree(CHART, chart)
+    description = chart / "Chart.yaml"
+    text = description.read_text()
+    description.write_text(re.sub(r"^version: .*$", "version: 9.9.9", text, flags=re.MULTILINE))
+    assert description.read_text() != text
+    return chart
