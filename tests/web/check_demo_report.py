@@ -4,13 +4,10 @@ python -m pytest tests/web/check_demo_report.py
 """
 
 import json
-import shutil
 from pathlib import Path
 
-import pytest
-from playwright.sync_api import sync_playwright
-
 from tests.support import runs
+from tests.support.browser import chromium, note_trouble
 from trainer.config_loading import load_config
 from trainer.tokens.order import Order
 
@@ -39,20 +36,12 @@ def test_one_process_was_killed_and_the_run_came_back_without_repeating_or_skipp
 
 
 def test_the_report_opens_in_chromium_without_a_console_error() -> None:
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.fail("chromium is not installed: apt-get install chromium")
     messages: list[str] = []
-    with sync_playwright() as playwright:
-        arguments = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
+    with chromium() as browser:
         page = browser.new_page()
-        page.on("console", lambda message: messages.append(message.text))
-        page.on("pageerror", lambda error: messages.append(str(error)))
-        page.on("requestfailed", lambda request: messages.append(f"failed: {request.url}"))
+        note_trouble(page, lambda url: url == f"file://{RUN}/report.html", messages)
         page.goto(f"file://{RUN}/report.html")
         headings = page.get_by_role("heading").all_inner_texts()
-        browser.close()
     assert messages == []
     assert headings[0].startswith("demo")
     assert {"Learning", "Evaluation", "Samples"} <= set(headings)

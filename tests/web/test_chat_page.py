@@ -1,14 +1,14 @@
 """The chat page in a real browser, before a real server whose model knows three answers by heart."""
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Dialog, Locator, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.support import ranks
+from tests.support.browser import DESKTOP, PHONE, note_trouble, overflow
 from tests.support.data import write_config
 from tests.support.models import SMALL, memorise, model_of, save_run
 from tests.support.serving import NAME, Server, address_of
@@ -18,9 +18,6 @@ from trainer.tokens.tokenizer import IM_END, TextEncoder
 
 pytestmark = [pytest.mark.web, pytest.mark.tools]
 
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
-PHONE = {"width": 390, "height": 844}
-DESKTOP = {"width": 1200, "height": 900}
 ELK = "A large deer <script>alert(1)</script> & <b onclick='alert(2)'>more</b>."
 ANSWERS = {
     "What is an elk?": Message(role="assistant", content=ELK),
@@ -69,23 +66,6 @@ def server(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         process.kill()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium")
-    if executable is None:
-        pytest.fail("chromium is not installed: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def trouble() -> list[str]:
-    """What the browser complained about, or asked for beyond the server."""
-    return []
-
-
 @pytest.fixture
 def open_page(browser: Browser, server: Server, trouble: list[str]) -> Iterator[Any]:
     contexts = []
@@ -94,7 +74,7 @@ def open_page(browser: Browser, server: Server, trouble: list[str]) -> Iterator[
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
-        _note_trouble(page, server.url, trouble)
+        note_trouble(page, lambda url: url.startswith(f"{server.url}/"), trouble)
         page.goto(server.url, wait_until="networkidle")
         page.evaluate("""localStorage.setItem("trainer-chat-settings", JSON.stringify({temperature: "0", top_p: "1"}))""")
         page.reload(wait_until="networkidle")
@@ -106,24 +86,6 @@ def open_page(browser: Browser, server: Server, trouble: list[str]) -> Iterator[
         context.close()
 
 
-def _note_trouble(page: Page, address: str, trouble: list[str]) -> None:
-    def on_dialog(dialog: Dialog) -> None:
-        trouble.append(f"dialog: {dialog.message}")
-        dialog.dismiss()
-
-    def on_request(request: Request) -> None:
-        if not request.url.startswith(f"{address}/"):
-            trouble.append(f"asked for: {request.url}")
-
-    def on_console(message: ConsoleMessage) -> None:
-        trouble.append(f"console {message.type}: {message.text}")
-
-    page.on("console", on_console)
-    page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
-    page.on("dialog", on_dialog)
-    page.on("request", on_request)
-
-
 def ask(page: Page, question: str) -> Locator:
     """Type and send; returns the newest answer's text."""
     page.get_by_label("Your message").fill(question)
@@ -133,11 +95,6 @@ def ask(page: Page, question: str) -> Locator:
 
 def button(page: Page, name: str) -> Locator:
     return page.get_by_role("button", name=name, exact=True)
-
-
-def overflow(page: Page) -> int:
-    width: int = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    return width
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,14 +1,14 @@
 """The report in a real browser, opened from the disk: quiet, self-contained, readable on a phone, alive under the pointer."""
 
 import math
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, Dialog, Locator, Page, Request, expect, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect
 
+from tests.support.browser import DESKTOP, PHONE, note_trouble, overflow
 from trainer.events import (
     CheckpointMeasured,
     CheckpointSaved,
@@ -29,20 +29,9 @@ from trainer.tracking.report import write_report
 
 pytestmark = [pytest.mark.web, pytest.mark.tools]
 
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 HEADINGS = ["Learning", "Speed", "Evaluation", "Samples", "What happened", "Checkpoints", "Config"]
 HEADINGS_OF_ALL = [*HEADINGS[:3], "Tasks", "Samples", "Side by side", *HEADINGS[4:]]
 """With tasks and several checkpoints."""
-PHONE = {"width": 390, "height": 844}
-DESKTOP = {"width": 1200, "height": 900}
 ABOVE_MODEL = {"model": 0.0, "unigram": 3.0, "bigram": 1.9}
 """How far each lies above the model, in bits per byte."""
 
@@ -134,29 +123,12 @@ def evaluated_together(sources: dict[str, float]) -> list[Event]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium")
-    if executable is None:
-        pytest.fail("chromium is not installed: apt-get install chromium")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     records = [Record(1_700_000_000.0 + i, "cafe0123456789", event) for i, event in enumerate(run_events())]
     (folder / "events.jsonl").write_text("\n".join(record.to_json() for record in records) + "\n", encoding="utf-8")
     (folder / "config.yaml").write_text("name: web-test\nmodel:\n  note: " + "z" * 300 + "\n", encoding="utf-8")
     return write_report(folder)
-
-
-@pytest.fixture
-def trouble() -> list[str]:
-    """What the browser complained about, or asked for beyond the page itself."""
-    return []
 
 
 @pytest.fixture
@@ -167,35 +139,14 @@ def open_page(browser: Browser, report: Path, trouble: list[str]) -> Iterator[An
         context = browser.new_context(**options)
         contexts.append(context)
         page = context.new_page()
-        _note_trouble(page, path.as_uri(), trouble)
+        note_trouble(page, lambda url: url == path.as_uri(), trouble)
+        page.on("requestfailed", lambda request: trouble.append(f"failed: {request.url}"))
         page.goto(path.as_uri(), wait_until="networkidle")
         return page
 
     yield open_report
     for context in contexts:
         context.close()
-
-
-def _note_trouble(page: Page, own_address: str, trouble: list[str]) -> None:
-    def on_dialog(dialog: Dialog) -> None:
-        trouble.append(f"dialog: {dialog.message}")
-        dialog.dismiss()
-
-    def on_request(request: Request) -> None:
-        if request.url != own_address:
-            trouble.append(f"asked for: {request.url}")
-
-    page.on("console", lambda message: trouble.append(f"console {message.type}: {message.text}"))
-    page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
-    page.on("requestfailed", lambda request: trouble.append(f"failed: {request.url}"))
-    page.on("dialog", on_dialog)
-    page.on("request", on_request)
-
-
-def overflow(page: Page) -> int:
-    """Pixels by which the page is wider than the window."""
-    width: int = page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    return width
 
 
 def chart(page: Page, name: str) -> Locator:
