@@ -10,7 +10,19 @@ from trainer import __version__
 
 pytestmark = [pytest.mark.kind, pytest.mark.timeout(300)]
 
-PROMISED = ("torch", "numpy", "safetensors", "tokenizers", "tiktoken", "zstandard", "wandb", "prometheus_client", "deepspeed")
+PROMISED = (
+    "torch",
+    "numpy",
+    "safetensors",
+    "tokenizers",
+    "tiktoken",
+    "zstandard",
+    "wandb",
+    "prometheus_client",
+    "starlette",
+    "uvicorn",
+    "deepspeed",
+)
 RESTRICTED = ["--read-only", "--tmpfs=/tmp", "--shm-size=256m", "--user=1000:1000", "--cap-drop=ALL"]
 
 
