@@ -35,6 +35,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         if not cluster.docker.has(IMAGE):
             pytest.exit(f"{IMAGE}: no such image; `make image-cpu` builds it", returncode=3)
         cluster.load(IMAGE)
+        cluster.toolbox.path("helm")
     except (LauncherError, ToolError) as error:
         pytest.exit(f"no cluster: {error}", returncode=3)
     print(f"kind: cluster and image ready after {time.monotonic() - started:.0f} s", file=sys.stderr)
