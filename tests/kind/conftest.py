@@ -12,8 +12,8 @@ import pytest
 from k8s.errors import LauncherError
 from k8s.kind.local_cluster import LocalCluster
 from k8s.kind.toolbox import ToolError
+from tests.kind.reference import Undisturbed
 from tests.kind.stories import DATA_CLAIM, IMAGE, Stories
-from tests.support.runs import losses, rows_by_step
 
 ARTEFACTS = Path(os.environ.get("KIND_ARTEFACTS", "dist/kind-artefacts"))
 _session: list[LocalCluster] = []
@@ -64,31 +64,28 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> LocalCluster:
 
 
 @pytest.fixture
-def stories(cluster: LocalCluster, tmp_path: Path) -> Iterator[Stories]:
-    """What a test does with runs; none of earlier tests is left, and none of this one's."""
+def stories(cluster: LocalCluster, _reference: Undisturbed | None, tmp_path: Path) -> Iterator[Stories]:
+    """What a test does with runs; it leaves none to the next one."""
     stories = Stories(cluster, tmp_path)
-    stories.remove_runs()
     stories.make_data_claim()
     yield stories
     stories.remove_runs()
 
 
-class Undisturbed:
-    """Rows of each step and losses of the run that the stories disturb, by one process on one pod."""
-
-    def __init__(self, run: Path) -> None:
-        self.rows = rows_by_step(run)
-        self.losses = losses(run)
+@pytest.fixture(scope="session")
+def _reference(
+    request: pytest.FixtureRequest, cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Undisturbed | None]:
+    """Started before the first story, if any test compares with it."""
+    if all("undisturbed" not in item.fixturenames for item in request.session.items):
+        yield None
+        return
+    reference = Undisturbed(cluster.docker, tmp_path_factory.mktemp("undisturbed"))
+    yield reference
+    reference.remove()
 
 
 @pytest.fixture(scope="session")
-def undisturbed(cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
-    """Trained once a session."""
-    stories = Stories(cluster, tmp_path_factory.mktemp("undisturbed"))
-    stories.remove_runs()
-    stories.make_data_claim()
-    run = stories.submit("undisturbed", backend="job", nodes=1)
-    run.wait_for_phase("Succeeded", deadline_s=900)
-    folder = run.copy()
-    stories.remove_runs()
-    return Undisturbed(folder)
+def undisturbed(_reference: Undisturbed) -> Undisturbed:
+    """What the run that stories disturb does by itself."""
+    return _reference
