@@ -38,6 +38,7 @@ _STAGE_HELP: dict[StageName, str] = {
     "encode": "clean documents to packed rows of tokens",
     "pretrain": "train the model, from its newest checkpoint if there is one",
     "sft": "teach the model to answer, from conversations",
+    "reward": "teach a copy of the model to judge which of two answers is better",
     "dpo": "teach the model to prefer the better of two answers",
     "evaluate": "held-out bits per byte beside baselines, and tasks with a right answer",
     "generate": "write text with the trained model",

@@ -15,7 +15,7 @@ from trainer.config_engine import EngineSection
 from trainer.config_section import NOT_IDENTITY, Section, canonical_json, nearest_divisors, unidentified
 from trainer.config_serving import ServeSection
 from trainer.config_training import PretrainSection, TrainingSection
-from trainer.config_tuning import ChatSection, DpoSection, SftSection
+from trainer.config_tuning import ChatSection, DpoSection, RewardSection, SftSection
 
 NUM_SPECIAL_TOKENS = 36
 """Reserved ids at the start of every vocabulary: MiniMind's 21 specials, 6 tool and think marks, 9 spares."""
@@ -27,10 +27,12 @@ MAX_TOKENS_PER_STEP = 1 << 24
 """A step's target tokens are counted in float32 beside the gradients, which is exact below this number."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
-StageName = Literal["prepare", "tokenizer", "encode", "pretrain", "sft", "dpo", "evaluate", "generate", "report"]
-TrainingStage = Literal["pretrain", "sft", "dpo"]
+StageName = Literal["prepare", "tokenizer", "encode", "pretrain", "sft", "reward", "dpo", "evaluate", "generate", "report"]
+TrainingStage = Literal["pretrain", "sft", "reward", "dpo"]
 TRAINING_STAGES: tuple[TrainingStage, ...] = get_args(TrainingStage)
-"""Stages that train, in the order in which each starts from the one before it."""
+"""Stages that train, in the order in which they run."""
+WRITING_STAGES: tuple[TrainingStage, ...] = tuple(stage for stage in TRAINING_STAGES if stage != "reward")
+"""Those whose weights write text: each stage starts from the nearest of them before it. A reward model only judges."""
 
 
 class KillSpec(Section):
@@ -334,6 +336,8 @@ class Config(Section):
     """Conversations and preference pairs."""
     sft: SftSection = SftSection()
     """Instruction tuning."""
+    reward: RewardSection = RewardSection()
+    """The reward model."""
     dpo: DpoSection = DpoSection()
     """Direct preference optimisation."""
     validation: ValidationSection = unidentified(ValidationSection())
@@ -424,6 +428,6 @@ class Config(Section):
                 f"launch.processes {self.launch.processes} is above the {section.num_micro_batches} micro-batches of a "
                 f"step; lower it, or lower {stage}.micro_batch {section.micro_batch}"
             )
-        sources = {"sft": "conversations", "dpo": "pairs"}.get(stage)
+        sources = {"sft": "conversations", "reward": "pairs", "dpo": "pairs"}.get(stage)
         if sources is not None and stage in self.stages and not getattr(self.chat, sources):
             raise ValueError(f"stages names {stage}, but chat.{sources} is empty; name a source, or leave the stage out")

@@ -27,7 +27,7 @@ class ChatSection(Section):
     conversations: tuple[ChatSourceSection, ...] = ()
     """Sources of `{"conversations": [...]}`, for sft."""
     pairs: tuple[ChatSourceSection, ...] = ()
-    """Sources of `{"chosen": [...], "rejected": [...]}`, for dpo."""
+    """Sources of `{"chosen": [...], "rejected": [...]}`, for reward and dpo."""
     held_out: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
     """Share held out for validation, chosen by the hash of what stands before the last answer: no question is on both sides."""
     row_tokens: Annotated[int, Field(ge=8, le=1 << 20)] | None = None
@@ -108,6 +108,15 @@ class TuningSection(TrainingSection):
 
 class SftSection(TuningSection):
     """Instruction tuning: the assistant's tokens of conversations, each given all before it."""
+
+
+class RewardSection(TuningSection):
+    """A reward model of pairs of answers (arXiv 2203.02155 eq. 1); a row holds both answers of a pair."""
+
+    global_batch: PositiveInt = 32
+    """Rows per optimizer step over all processes."""
+    micro_batch: PositiveInt = 2
+    """Rows in one forward and backward pass; it must divide global_batch."""
 
 
 class DpoSection(TuningSection):

@@ -1,7 +1,7 @@
 """The folders of one run, and the rule that no two runs share one.
 
 RUN/config.yaml  events.jsonl  checkpoints/  sample_log/  evaluation.json  generated.json  report.html  DONE
-RUN/sft/  dpo/                              each with checkpoints/  sample_log/  DONE of its own
+RUN/sft/  reward/  dpo/                     each with checkpoints/  sample_log/  DONE of its own
 DATA/corpus/  tokenizer/  tokens/  chat/  pairs/        DATA is RUN unless the config names another
 """
 

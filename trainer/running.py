@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint.format import steps_in
-from trainer.config import TRAINING_STAGES, Config, StageName, TrainingStage
+from trainer.config import TRAINING_STAGES, WRITING_STAGES, Config, StageName, TrainingStage
 from trainer.corpus.preparing import prepare
 from trainer.elastic.finish import mark_finished, wait_until_finished
 from trainer.elastic.local import LocalRun
@@ -116,6 +116,7 @@ def _stages(session: Session) -> dict[StageName, tuple[Act, tuple[Path, ...]]]:
         "encode": (_encode, _encoded(session)),
         "pretrain": (partial(_train, "pretrain"), ()),
         "sft": (partial(_train, "sft"), ()),
+        "reward": (partial(_train, "reward"), ()),
         "dpo": (partial(_train, "dpo"), ()),
         "evaluate": (_evaluate, ()),
         "generate": (_generate, ()),
@@ -192,6 +193,10 @@ def _stage_of(name: TrainingStage) -> "Stage[Any]":
         from trainer.training.sft import SFT
 
         return SFT
+    if name == "reward":
+        from trainer.training.reward import REWARD
+
+        return REWARD
     if name == "dpo":
         from trainer.training.dpo import DPO
 
@@ -255,7 +260,7 @@ def _report(session: Session, _tracker: Tracker) -> tuple[Summary, bool]:
 
 def _newest(folder: RunFolder) -> dict[str, Any]:
     """Stage and step of the weights that are used now; none before there are any."""
-    for stage in reversed(TRAINING_STAGES):
+    for stage in reversed(WRITING_STAGES):
         if steps := steps_in(folder.checkpoints_of(stage)):
             return {"stage": stage, "step": steps[-1]}
     return {}

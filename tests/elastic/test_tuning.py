@@ -1,4 +1,4 @@
-"""sft and dpo are resumed and resized as pretraining is: the same rows, the same bits, the same losses."""
+"""sft, reward and dpo are resumed and resized as pretraining is: the same rows, the same bits, the same losses."""
 
 import shutil
 import signal
@@ -14,7 +14,12 @@ pytestmark = pytest.mark.tuning
 
 STEPS = 30
 LORA = {"sft__lora": {"rank": 4, "alpha": 8.0}}
-KINDS: dict[str, tuple[str, dict[str, Any]]] = {"sft": ("sft", {}), "lora": ("sft", LORA), "dpo": ("dpo", {})}
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sft": ("sft", {}),
+    "lora": ("sft", LORA),
+    "reward": ("reward", {}),
+    "dpo": ("dpo", {}),
+}
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +92,7 @@ def test_worlds_of_1_to_3_take_the_same_rows_and_lose_alike_from_one_checkpoint(
             assert len(runs.events(run, name, stage)) == 2 * bool(runs.events(undisturbed[kind], name, stage))
 
 
-@pytest.mark.parametrize("kind", ["lora", "dpo"])
+@pytest.mark.parametrize("kind", ["lora", "reward", "dpo"])
 def test_fsdp_on_two_processes_loses_as_ddp_on_one(
     kind: str, base: Path, undisturbed: dict[str, Path], small_data: Path, tmp_path: Path
 ) -> None:

@@ -49,6 +49,14 @@ SMALL: dict[str, Any] = {
         "optimizer": {"kind": "adamw", "lr": 0.003},
         "schedule": {"warmup_steps": 2},
     },
+    "reward": {
+        "steps": 12,
+        "global_batch": 6,
+        "micro_batch": 2,
+        "sample_log": True,
+        "optimizer": {"kind": "adamw", "lr": 0.003},
+        "schedule": {"warmup_steps": 2},
+    },
     "dpo": {
         "steps": 12,
         "global_batch": 6,

@@ -255,7 +255,7 @@ def _markers(story: RunStory) -> list[Marker]:
 
 # What follows pretraining
 
-_TUNING_HEADINGS = {"sft": "Instruction tuning", "dpo": "Preference optimisation"}
+_TUNING_HEADINGS = {"sft": "Instruction tuning", "reward": "Reward model", "dpo": "Preference optimisation"}
 
 
 def _tunings(story: RunStory) -> Markup:
@@ -268,7 +268,8 @@ def _tuning(tuning: Tuning) -> Markup:
     names = [name for name in ("accuracy", "margin", "kl") if tuning.steps and name in tuning.steps[-1].figures]
     for name in names:
         series = [Series("training pairs", _points(tuning.steps, lambda event, name=name: event.figures.get(name, math.nan)))]  # type: ignore[misc]
-        series.append(Series("held out", [(event.step or 0, float(getattr(event, name))) for event in tuning.preferences]))
+        told = [(event.step or 0, getattr(event, name)) for event in tuning.preferences]
+        series.append(Series("held out", [(step, float(value)) for step, value in told if value is not None]))
         charts.append(_figure(name.capitalize(), line_chart(name.capitalize(), series, _STEP, Axis(name))))
     held_out = [Series("text", [(event.step or 0, event.bits_per_byte) for event in tuning.text])] if tuning.text else []
     if tuning.answers:

@@ -119,7 +119,7 @@ def _make_loop(
     # what a run began with it goes on with, also on a machine that would choose otherwise
     resumed = checkpoint.manifest.precision if checkpoint else None
     numerics = Numerics.of(config, resumed, peers.device) if resumed else Numerics.agreed(config, peers)
-    model = make_model(config, peers.device, data.most_row_tokens)
+    model = make_model(config, peers.device, data.most_row_tokens, stage.model_class)
     if first is not None and (checkpoint is None or adapters is not None):
         load_weights(model, first.checkpoint())
     if adapters is not None:
@@ -212,9 +212,9 @@ def _start_model(config: Config, device: torch.device, num_positions: int, first
     return model
 
 
-def make_model(config: Config, device: torch.device, num_positions: int | None = None) -> GPT:
+def make_model(config: Config, device: torch.device, num_positions: int | None = None, model_class: type[GPT] = GPT) -> GPT:
     """The model with its first weights, computing as the config says, for rows of the text's length unless told otherwise."""
-    model = GPT(config.model, num_positions or config.tokens.row_tokens)
+    model = model_class(config.model, num_positions or config.tokens.row_tokens)
     model.init_weights(config.seed)
     model.to(device)
     if config.activation_checkpointing:

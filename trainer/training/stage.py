@@ -123,3 +123,5 @@ class Stage(Generic[ObjectiveT]):
     make_module: Callable[[GPT, Numerics, Config], ObjectiveT]
     feed: Callable[[Setting, ObjectiveT], Feed]
     """Collective."""
+    model_class: type[GPT] = GPT
+    """What is trained: the model, or one with a head besides."""
