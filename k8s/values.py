@@ -49,7 +49,7 @@ class RunFile(Part):
     elastic: ElasticPart = ElasticPart()
     """A changing number of nodes; not for mpijob."""
     stage: Literal[
-        "run", "prepare", "tokenizer", "encode", "pretrain", "sft", "reward", "dpo", "evaluate", "generate", "report"
+        "run", "prepare", "tokenizer", "encode", "pretrain", "sft", "reward", "dpo", "grpo", "evaluate", "generate", "report"
     ] = "run"
     """What the trainer does; run: the config's stages in turn."""
     trainer: Object = Field(default={})

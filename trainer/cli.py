@@ -40,6 +40,7 @@ _STAGE_HELP: dict[StageName, str] = {
     "sft": "teach the model to answer, from conversations",
     "reward": "teach a copy of the model to judge which of two answers is better",
     "dpo": "teach the model to prefer the better of two answers",
+    "grpo": "let the model write answers, and teach it those that are judged better than their neighbours",
     "evaluate": "held-out bits per byte beside baselines, and tasks with a right answer",
     "generate": "write text with the trained model",
     "report": "make RUN/report.html",

@@ -78,7 +78,8 @@ class TrainingStarted(Event):
 class StepsDone(TrainingEvent):
     """Steps since the last such event. `loss` is nats per target token, or per pair; speeds are of all processes together.
 
-    `figures` are means that the stage adds: accuracy, margin and rewards of pairs, dpo's KL.
+    `figures` are means that the stage adds: accuracy, margin and rewards of pairs, dpo's KL; grpo's reward, KL, clipped share,
+    answer length, and shares of answers that were cut off and of groups whose rewards are all equal.
     """
 
     loss: float
@@ -142,6 +143,21 @@ class PreferencesValidated(TrainingEvent):
     duration_s: float
     kl: float | None = None
     p_value: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswersJudged(TrainingEvent):
+    """grpo: the mean reward of answers to held-out prompts, one to each, and the first few of them.
+
+    Each of `samples` has prompt, answer and reward.
+    """
+
+    prompts: int
+    reward: float
+    by_source: dict[str, float]
+    answer_tokens: float
+    samples: list[dict[str, Any]]
+    duration_s: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

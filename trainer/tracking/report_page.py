@@ -255,7 +255,19 @@ def _markers(story: RunStory) -> list[Marker]:
 
 # What follows pretraining
 
-_TUNING_HEADINGS = {"sft": "Instruction tuning", "reward": "Reward model", "dpo": "Preference optimisation"}
+_TUNING_HEADINGS = {
+    "sft": "Instruction tuning",
+    "reward": "Reward model",
+    "dpo": "Preference optimisation",
+    "grpo": "Reinforcement by rewards",
+}
+_LOSS_UNITS = {"sft": "nats per answer token", "grpo": "per answer"}
+_JUDGED = (
+    ("reward", "Reward", "mean reward"),
+    ("kl", "KL", "nats a token, from the start"),
+    ("answer_tokens", "Answer length", "tokens"),
+)
+_SHARES = (("clip_share", "tokens clipped"), ("cut_share", "answers cut off"), ("no_signal_share", "groups without signal"))
 
 
 def _tunings(story: RunStory) -> Markup:
@@ -264,10 +276,16 @@ def _tunings(story: RunStory) -> Markup:
 
 def _tuning(tuning: Tuning) -> Markup:
     """Curves of one stage: its loss, the figures that it adds, and what was held out."""
-    charts = [_curve(tuning.steps, "Loss", Axis("per pair" if tuning.preferences else "nats per answer token"), _loss)]
-    names = [name for name in ("accuracy", "margin", "kl") if tuning.steps and name in tuning.steps[-1].figures]
+    charts = [_curve(tuning.steps, "Loss", Axis(_LOSS_UNITS.get(tuning.stage, "per pair")), _loss)]
+    if tuning.stage == "grpo":
+        charts += _judged(tuning)
+    names = [
+        name
+        for name in ("accuracy", "margin", "kl")
+        if tuning.preferences and tuning.steps and name in tuning.steps[-1].figures
+    ]
     for name in names:
-        series = [Series("training pairs", _points(tuning.steps, lambda event, name=name: event.figures.get(name, math.nan)))]  # type: ignore[misc]
+        series = [Series("training pairs", _figure_points(tuning.steps, name))]
         told = [(event.step or 0, getattr(event, name)) for event in tuning.preferences]
         series.append(Series("held out", [(step, float(value)) for step, value in told if value is not None]))
         charts.append(_figure(name.capitalize(), line_chart(name.capitalize(), series, _STEP, Axis(name))))
@@ -278,6 +296,23 @@ def _tuning(tuning: Tuning) -> Markup:
         charts.append(_figure("Held out", line_chart("Held out", held_out, _STEP, Axis("bits per byte", "bits per byte"))))
     heading = _TUNING_HEADINGS.get(tuning.stage, tuning.stage)
     return _section(heading, element("div", *charts, class_="thirds"))
+
+
+def _judged(tuning: Tuning) -> list[Markup]:
+    """Curves of a stage that learns from rewards."""
+    charts = []
+    for name, heading, axis in _JUDGED:
+        series = [Series("training", _figure_points(tuning.steps, name))]
+        if name != "kl":
+            series.append(Series("held out", [(event.step or 0, float(getattr(event, name))) for event in tuning.judged]))
+        charts.append(_figure(heading, line_chart(heading, series, _STEP, Axis(axis))))
+    shares = [Series(label, [(x, 100 * y) for x, y in _figure_points(tuning.steps, name)]) for name, label in _SHARES]
+    charts.append(_figure("Shares", line_chart("Shares", shares, _STEP, Axis("%", "%", zero=True))))
+    return charts
+
+
+def _figure_points(steps: Sequence[StepsDone], name: str) -> list[tuple[float, float]]:
+    return _points(steps, lambda event: event.figures.get(name, math.nan))
 
 
 def _loss(event: StepsDone) -> float:
