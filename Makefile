@@ -40,7 +40,7 @@ test-tools: $(READY) ## the tests that need Debian packages: apt-get install chr
 test-engines: $(READY) ## the tests that train by every engine and resume each one's checkpoint under each other
 	$(PYTEST) -m engines
 
-test-tuning: $(READY) ## the tests that kill, resume and resize instruction tuning and preference optimisation
+test-tuning: $(READY) ## the tests that kill, resume and resize the stages after pretraining
 	$(PYTEST) -m tuning
 
 test-operators: $(READY) ## the tests on a real API server with the real operators, built by Go into a cache at the first call
