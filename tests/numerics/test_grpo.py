@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from tests.support import ranks, runs
 from tests.support.data import SMALL, load_config_values
@@ -284,6 +285,24 @@ def test_the_first_step_has_ratio_1_and_kl_0_exactly_and_the_mean_reward_rises(
     assert judged["reward"] > first + 0.15
     assert judged["samples"][0]["reward"] == share_of_vowels("", judged["samples"][0]["answer"], "")
     assert runs.events(run, "validated", "grpo")[-1]["bits_per_byte"] > 0
+
+
+def test_adapters_that_go_on_amid_a_round_of_answers_lose_as_if_nothing_had_been(
+    base: Path, small_data: Path, tmp_path: Path
+) -> None:
+    changes = {"steps": 6, "updates_per_rollout": 4, "lora": {"rank": 2, "alpha": 4.0}, "optimizer__lr": 0.05}
+    changed = {f"grpo__{name}": value for name, value in changes.items()} | {"checkpoint__keep": 9}
+    whole = tuned_from(base, small_data, tmp_path / "whole", "grpo", **changed)
+    ranks.run_trainer("grpo", "--config", str(whole), folder=tmp_path / "whole")
+    parts = tuned_from(base, small_data, tmp_path / "parts", "grpo", **changed)
+    for stop_after in ("3", "null"):  # the same weights write for steps 0 to 3
+        ranks.run_trainer("grpo", "--config", str(parts), "--set", f"grpo.stop_after={stop_after}", folder=tmp_path / "parts")
+    kept = tmp_path / "parts" / "run" / "grpo" / "checkpoints" / "step-00000003"
+    with safe_open(kept / "behaviour.safetensors", framework="pt") as stored:
+        assert all("lora" in name for name in stored.keys())  # noqa: SIM118 - no mapping
+    assert not (kept.parent / "step-00000004" / "behaviour.safetensors").exists()
+    assert runs.losses(tmp_path / "parts" / "run", "grpo") == runs.losses(tmp_path / "whole" / "run", "grpo")
+    assert runs.state_of(tmp_path / "parts" / "run", 6, "grpo") == runs.state_of(tmp_path / "whole" / "run", 6, "grpo")
 
 
 def test_rewards_that_never_differ_are_told_and_change_nothing(base: Path, small_data: Path, tmp_path: Path) -> None:
