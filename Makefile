@@ -27,9 +27,10 @@ PYTEST := $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
 
-demo: $(READY) ## raw text to a trained model in about ten minutes on two cores, one process killed on the way
+demo: $(READY) ## raw text to a model that answers in about fifteen minutes on two cores, one process killed on the way
 	$(PYTHON) -m trainer run --config examples/demo.yaml
 	@echo "report: runs/demo/report.html"
+	@echo "talk to it: $(PYTHON) -m trainer chat --config examples/demo.yaml"
 
 test: $(READY) ## the tests that need nothing but this environment, under ten minutes on two cores
 	$(PYTEST) -m "not tools and not engines and not tuning and not operators and not kind and not gpu"
