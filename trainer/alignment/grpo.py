@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from trainer.alignment.held_out import AnswerMeasure
-from trainer.alignment.judging import Judge, judge_of
+from trainer.alignment.judging import Judge, judge_of, without_end
 from trainer.alignment.rollouts import AnswerRows, PromptBatch, Text, answer_seed, read_prompts, write_answers
 from trainer.config import Config
 from trainer.config_tuning import GrpoSection
@@ -112,17 +112,9 @@ class GrpoLoss(NextTokenLoss):
         lengths_N = rows.lengths_B[rows.answers_N]
         weights_N = 1 / (lengths_N if section.length_norm == "answer" else torch.full_like(lengths_N, section.max_tokens))
         clipped_N = is_clipped((log_probs_N - old_N).detach().exp(), advantages_N, section)
-        cut = sum(len(answer) == section.max_tokens for answer in answers)
-        self.noted = torch.stack(
-            [
-                rows.lengths_B.sum(),
-                rewards_PG.sum().to(log_probs_N),
-                kl_N.detach().sum(),
-                clipped_N.float().sum(),
-                torch.tensor(float(cut), device=log_probs_N.device),
-                is_silent(rewards_PG).sum().to(log_probs_N),
-            ]
-        )
+        num_cut = sum(len(answer) == section.max_tokens and without_end(answer) == answer for answer in answers)
+        sums = [rewards_PG.sum(), kl_N.detach().sum(), clipped_N.sum(), torch.tensor(num_cut), is_silent(rewards_PG).sum()]
+        self.noted = torch.stack([rows.lengths_B.sum(), *(each.to(log_probs_N) for each in sums)])
         return (losses_N * weights_N).sum()
 
     def log_probs(self, model: GPT, rows: AnswerRows) -> Tensor:
