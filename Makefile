@@ -27,9 +27,10 @@ PYTEST := $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
 
-demo: $(READY) ## raw text to a trained model in about ten minutes on two cores, one process killed on the way
+demo: $(READY) ## raw text to a model that answers in about fifteen minutes on two cores, one process killed on the way
 	$(PYTHON) -m trainer run --config examples/demo.yaml
 	@echo "report: runs/demo/report.html"
+	@echo "talk to it: $(PYTHON) -m trainer chat --config examples/demo.yaml"
 
 test: $(READY) ## the tests that need nothing but this environment, under ten minutes on two cores
 	$(PYTEST) -m "not tools and not engines and not tuning and not operators and not kind and not gpu"
@@ -40,7 +41,7 @@ test-tools: $(READY) ## the tests that need Debian packages: apt-get install chr
 test-engines: $(READY) ## the tests that train by every engine and resume each one's checkpoint under each other
 	$(PYTEST) -m engines
 
-test-tuning: $(READY) ## the tests that kill, resume and resize instruction tuning and preference optimisation
+test-tuning: $(READY) ## the tests that kill, resume and resize the stages after pretraining
 	$(PYTEST) -m tuning
 
 test-operators: $(READY) ## the tests on a real API server with the real operators, built by Go into a cache at the first call

@@ -48,7 +48,9 @@ class RunFile(Part):
     """Training processes of a pod: one per GPU."""
     elastic: ElasticPart = ElasticPart()
     """A changing number of nodes; not for mpijob."""
-    stage: Literal["run", "prepare", "tokenizer", "encode", "pretrain", "sft", "dpo", "evaluate", "generate", "report"] = "run"
+    stage: Literal[
+        "run", "prepare", "tokenizer", "encode", "pretrain", "sft", "reward", "dpo", "grpo", "evaluate", "generate", "report"
+    ] = "run"
     """What the trainer does; run: the config's stages in turn."""
     trainer: Object = Field(default={})
     """The trainer's config: see `trainer config --schema`, and `trainer config --show` for its defaults."""

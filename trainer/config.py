@@ -15,7 +15,7 @@ from trainer.config_engine import EngineSection
 from trainer.config_section import NOT_IDENTITY, Section, canonical_json, nearest_divisors, unidentified
 from trainer.config_serving import ServeSection
 from trainer.config_training import PretrainSection, TrainingSection
-from trainer.config_tuning import ChatSection, DpoSection, SftSection
+from trainer.config_tuning import ChatSection, DpoSection, GrpoSection, RewardSection, SftSection
 
 NUM_SPECIAL_TOKENS = 36
 """Reserved ids at the start of every vocabulary: MiniMind's 21 specials, 6 tool and think marks, 9 spares."""
@@ -27,10 +27,14 @@ MAX_TOKENS_PER_STEP = 1 << 24
 """A step's target tokens are counted in float32 beside the gradients, which is exact below this number."""
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
-StageName = Literal["prepare", "tokenizer", "encode", "pretrain", "sft", "dpo", "evaluate", "generate", "report"]
-TrainingStage = Literal["pretrain", "sft", "dpo"]
+StageName = Literal[
+    "prepare", "tokenizer", "encode", "pretrain", "sft", "reward", "dpo", "grpo", "evaluate", "generate", "report"
+]
+TrainingStage = Literal["pretrain", "sft", "reward", "dpo", "grpo"]
 TRAINING_STAGES: tuple[TrainingStage, ...] = get_args(TrainingStage)
-"""Stages that train, in the order in which each starts from the one before it."""
+"""Stages that train, in the order in which they run."""
+WRITING_STAGES: tuple[TrainingStage, ...] = tuple(stage for stage in TRAINING_STAGES if stage != "reward")
+"""Those whose weights write text: each stage starts from the nearest of them before it. A reward model only judges."""
 
 
 class KillSpec(Section):
@@ -331,11 +335,15 @@ class Config(Section):
     pretrain: PretrainSection = PretrainSection()
     """Pretraining."""
     chat: ChatSection = ChatSection()
-    """Conversations and preference pairs."""
+    """Conversations, preference pairs and prompts."""
     sft: SftSection = SftSection()
     """Instruction tuning."""
+    reward: RewardSection = RewardSection()
+    """The reward model."""
     dpo: DpoSection = DpoSection()
     """Direct preference optimisation."""
+    grpo: GrpoSection = GrpoSection()
+    """Group relative policy optimisation."""
     validation: ValidationSection = unidentified(ValidationSection())
     """Validation while training."""
     checkpoint: CheckpointSection = unidentified(CheckpointSection())
@@ -361,7 +369,7 @@ class Config(Section):
 
     @property
     def chat_row_tokens(self) -> int:
-        """Length of a row of conversations or pairs."""
+        """Length of a row of conversations, pairs or prompts."""
         return self.chat.row_tokens or self.tokens.row_tokens
 
     @property
@@ -424,6 +432,28 @@ class Config(Section):
                 f"launch.processes {self.launch.processes} is above the {section.num_micro_batches} micro-batches of a "
                 f"step; lower it, or lower {stage}.micro_batch {section.micro_batch}"
             )
-        sources = {"sft": "conversations", "dpo": "pairs"}.get(stage)
+        sources = {"sft": "conversations", "reward": "pairs", "dpo": "pairs", "grpo": "prompts"}.get(stage)
         if sources is not None and stage in self.stages and not getattr(self.chat, sources):
             raise ValueError(f"stages names {stage}, but chat.{sources} is empty; name a source, or leave the stage out")
+        if stage == "grpo" and stage in self.stages:
+            self._check_grpo()
+
+    def _check_grpo(self) -> None:
+        """What writing answers asks for."""
+        longest = self.chat_row_tokens + self.grpo.max_tokens
+        if longest > self.model.max_positions:
+            raise ValueError(
+                f"grpo.max_tokens {self.grpo.max_tokens} behind chat.row_tokens {self.chat_row_tokens} is above "
+                f"model.max_positions {self.model.max_positions}; lower one of them"
+            )
+        if self.engine.kind != "ddp":
+            raise ValueError(
+                f"stages names grpo, which works with engine.kind ddp: each process writes answers with whole weights; "
+                f"engine.kind is {self.engine.kind}"
+            )
+        answers = self.grpo.global_batch * self.grpo.group_size * self.grpo.max_tokens
+        if answers >= MAX_TOKENS_PER_STEP:
+            raise ValueError(
+                f"grpo.global_batch x group_size x max_tokens is {answers} tokens a step; it must stay below "
+                f"{MAX_TOKENS_PER_STEP}"
+            )

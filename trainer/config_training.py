@@ -80,6 +80,11 @@ class TrainingSection(Section):
         """Micro-batches in a full step, and so the largest world size."""
         return self.global_batch // self.micro_batch
 
+    @property
+    def written_tokens(self) -> int:
+        """Tokens that the stage may write behind a row."""
+        return 0
+
     @model_validator(mode="after")
     def _batches_fit(self) -> Self:
         if self.epochs is not None and self.steps is not None:

@@ -8,6 +8,7 @@
     |-- ShardError              65    token shards missing, truncated, or of another tokenizer
     |-- CheckpointError         65    no usable checkpoint, or one of another model or run
     |-- TaskError               65    an evaluation task's file is missing or breaks a rule
+    |-- RewardError             65    the function that grpo takes rewards from is missing, raises, or gives no number
     |-- RunFolderError          65    the run folder belongs to another run, or another process works in it
     |-- StorageError            65    the disk is full, read-only or failing
     |-- MissingDependencyError  65    an optional package is not installed
@@ -60,6 +61,10 @@ class CheckpointError(TrainerError):
 
 class TaskError(TrainerError):
     """An evaluation task's file is missing, breaks a rule, or has nothing that this run may be asked."""
+
+
+class RewardError(TrainerError):
+    """The function that grpo takes rewards from is missing, raises, or gives something that is no number."""
 
 
 class RunFolderError(TrainerError):

@@ -76,9 +76,10 @@ class TrainingStarted(Event):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StepsDone(TrainingEvent):
-    """Steps since the last such event. `loss` is nats per target token, for dpo per pair; speeds are of all processes together.
+    """Steps since the last such event. `loss` is nats per target token, or per pair; speeds are of all processes together.
 
-    `figures` are means that the stage adds: dpo's accuracy, margin, rewards and KL.
+    `figures` are means that the stage adds: accuracy, margin and rewards of pairs, dpo's KL; grpo's reward, KL, clipped share,
+    answer length, and shares of answers that were cut off and of groups whose rewards are all equal.
     """
 
     loss: float
@@ -130,13 +131,32 @@ class AnswersValidated(TrainingEvent):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PreferencesValidated(TrainingEvent):
-    """Held-out pairs: the share that the model puts in the right order, by how much, and how far it went from its reference."""
+    """Held-out pairs: the share that the model puts in the right order, and by how much.
+
+    `p_value` is the probability that guessing gets as many right, or more; `kl` how far dpo went from its reference.
+    """
 
     pairs: int
     accuracy: float
     by_source: dict[str, float]
     margin: float
-    kl: float
+    duration_s: float
+    kl: float | None = None
+    p_value: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswersJudged(TrainingEvent):
+    """grpo: the mean reward of answers to held-out prompts, one to each, and the first few of them.
+
+    Each of `samples` has prompt, answer and reward.
+    """
+
+    prompts: int
+    reward: float
+    by_source: dict[str, float]
+    answer_tokens: float
+    samples: list[dict[str, Any]]
     duration_s: float
 
 

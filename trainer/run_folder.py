@@ -1,8 +1,8 @@
 """The folders of one run, and the rule that no two runs share one.
 
 RUN/config.yaml  events.jsonl  checkpoints/  sample_log/  evaluation.json  generated.json  report.html  DONE
-RUN/sft/  dpo/                              each with checkpoints/  sample_log/  DONE of its own
-DATA/corpus/  tokenizer/  tokens/  chat/  pairs/        DATA is RUN unless the config names another
+RUN/sft/  reward/  dpo/  grpo/              each with checkpoints/  sample_log/  DONE of its own
+DATA/corpus/  tokenizer/  tokens/  chat/  pairs/  prompts/        DATA is RUN unless the config names another
 """
 
 from collections.abc import Iterator
@@ -74,6 +74,10 @@ class RunFolder:
     @property
     def pairs(self) -> Path:
         return self.data / "pairs"
+
+    @property
+    def prompts(self) -> Path:
+        return self.data / "prompts"
 
     def claim(self, config: Config) -> None:
         """Make the folder this run's own, or find that it is. Raises RunFolderError naming the fields that differ."""

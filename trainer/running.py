@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint.format import steps_in
-from trainer.config import TRAINING_STAGES, Config, StageName, TrainingStage
+from trainer.config import TRAINING_STAGES, WRITING_STAGES, Config, StageName, TrainingStage
 from trainer.corpus.preparing import prepare
 from trainer.elastic.finish import mark_finished, wait_until_finished
 from trainer.elastic.local import LocalRun
@@ -116,7 +116,9 @@ def _stages(session: Session) -> dict[StageName, tuple[Act, tuple[Path, ...]]]:
         "encode": (_encode, _encoded(session)),
         "pretrain": (partial(_train, "pretrain"), ()),
         "sft": (partial(_train, "sft"), ()),
+        "reward": (partial(_train, "reward"), ()),
         "dpo": (partial(_train, "dpo"), ()),
+        "grpo": (partial(_train, "grpo"), ()),
         "evaluate": (_evaluate, ()),
         "generate": (_generate, ()),
         "report": (_report, ()),
@@ -129,11 +131,12 @@ def _training_stage(stage: StageName) -> TrainingStage | None:
 
 def _encoded(session: Session) -> tuple[Path, ...]:
     """The folders of rows that the config asks for."""
-    config, folder = session.config, session.folder
+    config, folder, chat = session.config, session.folder, session.config.chat
     wanted = (
-        (folder.tokens, bool(config.corpus.sources) or not (config.chat.conversations or config.chat.pairs)),
-        (folder.chat, bool(config.chat.conversations)),
-        (folder.pairs, bool(config.chat.pairs)),
+        (folder.tokens, bool(config.corpus.sources) or not (chat.conversations or chat.pairs or chat.prompts)),
+        (folder.chat, bool(chat.conversations)),
+        (folder.pairs, bool(chat.pairs)),
+        (folder.prompts, bool(chat.prompts)),
     )
     return tuple(path for path, is_wanted in wanted if is_wanted)
 
@@ -162,7 +165,7 @@ def _tokenizer(session: Session, _tracker: Tracker) -> tuple[Summary, bool]:
 
 
 def _encode(session: Session, _tracker: Tracker) -> tuple[Summary, bool]:
-    """Rows of text, where the config names sources of it or nothing else, then rows of conversations and pairs."""
+    """Rows of text, where the config names sources of it or nothing else, then rows of conversations, pairs and prompts."""
     config, folder = session.config, session.folder
     wanted, vocab_size = _encoded(session), config.model.vocab_size
     summary: Summary = {}
@@ -174,7 +177,9 @@ def _encode(session: Session, _tracker: Tracker) -> tuple[Summary, bool]:
             )
         train = manifest.splits["train"]
         summary = {"tokens": train.tokens, "rows": train.rows, "padding": f"{1 - train.utilisation:.2%}"}
-    kinds: tuple[tuple[RowKind, Path], ...] = (("conversations", folder.chat), ("pairs", folder.pairs))
+    kinds: tuple[tuple[RowKind, Path], ...] = (
+        ("conversations", folder.chat), ("pairs", folder.pairs), ("prompts", folder.prompts),
+    )  # fmt: skip
     for kind, path in kinds:
         if path in wanted:
             manifest, made = encode_chats(config.chat, config.chat_row_tokens, kind, vocab_size, folder.tokenizer, path)
@@ -192,10 +197,18 @@ def _stage_of(name: TrainingStage) -> "Stage[Any]":
         from trainer.training.sft import SFT
 
         return SFT
+    if name == "reward":
+        from trainer.training.reward import REWARD
+
+        return REWARD
     if name == "dpo":
         from trainer.training.dpo import DPO
 
         return DPO
+    if name == "grpo":
+        from trainer.alignment.grpo import GRPO
+
+        return GRPO
     from trainer.training.pretrain import PRETRAIN
 
     return PRETRAIN
@@ -255,7 +268,7 @@ def _report(session: Session, _tracker: Tracker) -> tuple[Summary, bool]:
 
 def _newest(folder: RunFolder) -> dict[str, Any]:
     """Stage and step of the weights that are used now; none before there are any."""
-    for stage in reversed(TRAINING_STAGES):
+    for stage in reversed(WRITING_STAGES):
         if steps := steps_in(folder.checkpoints_of(stage)):
             return {"stage": stage, "step": steps[-1]}
     return {}

@@ -1,5 +1,6 @@
-"""sft and dpo are resumed and resized as pretraining is: the same rows, the same bits, the same losses."""
+"""sft, reward, dpo and grpo are resumed and resized as pretraining is: the same rows, the same bits, the same losses."""
 
+import json
 import shutil
 import signal
 from pathlib import Path
@@ -14,7 +15,14 @@ pytestmark = pytest.mark.tuning
 
 STEPS = 30
 LORA = {"sft__lora": {"rank": 4, "alpha": 8.0}}
-KINDS: dict[str, tuple[str, dict[str, Any]]] = {"sft": ("sft", {}), "lora": ("sft", LORA), "dpo": ("dpo", {})}
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "sft": ("sft", {}),
+    "lora": ("sft", LORA),
+    "reward": ("reward", {}),
+    "dpo": ("dpo", {}),
+    # saves at step 4, 8, ... lie amid the steps whose answers the same weights write
+    "grpo": ("grpo", {"grpo__updates_per_rollout": 3}),
+}
 
 
 @pytest.fixture(scope="module")
@@ -83,11 +91,11 @@ def test_worlds_of_1_to_3_take_the_same_rows_and_lose_alike_from_one_checkpoint(
         for step in range(5, 15):
             there = runs.losses(undisturbed[kind], stage)[step]
             assert runs.losses(run, stage)[step] == pytest.approx(there, abs=1e-5), (size, step)
-        for name in ("validated", "answers_validated", "preferences_validated"):
+        for name in ("validated", "answers_validated", "preferences_validated", "answers_judged"):
             assert len(runs.events(run, name, stage)) == 2 * bool(runs.events(undisturbed[kind], name, stage))
 
 
-@pytest.mark.parametrize("kind", ["lora", "dpo"])
+@pytest.mark.parametrize("kind", ["lora", "reward", "dpo"])
 def test_fsdp_on_two_processes_loses_as_ddp_on_one(
     kind: str, base: Path, undisturbed: dict[str, Path], small_data: Path, tmp_path: Path
 ) -> None:
@@ -100,19 +108,22 @@ def test_fsdp_on_two_processes_loses_as_ddp_on_one(
 def test_a_run_of_all_stages_on_two_processes_keeps_them_apart(small_data: Path, tmp_path: Path) -> None:
     from tests.support.data import write_config
 
-    stages = ["pretrain", "sft", "dpo", "evaluate", "generate", "report"]
+    stages = ["pretrain", "sft", "reward", "dpo", "grpo", "evaluate", "generate", "report"]
     config = write_config(tmp_path / "config.yaml", small_data, stages=stages)
     ranks.run_trainer("run", "--config", str(config), folder=tmp_path, world_size=2)
     run = tmp_path / "run"
-    for stage in stages[:3]:
+    for stage in stages[:5]:
         assert sorted(runs.losses(run, stage)) == list(range(1, 13))
         assert runs.events(run, "order_checked", stage)[0]["skipped"] == 0
         assert (runs.of_stage(run, stage) / "DONE").exists()
     starts = {event["stage"]: event["started_from"] for event in runs.events(run, "training_started")}
     assert starts["pretrain"] is None
     assert starts["sft"] == "../../checkpoints/step-00000012"
-    assert starts["dpo"] == "../../sft/checkpoints/step-00000012"
+    assert starts["reward"] == starts["dpo"] == "../../sft/checkpoints/step-00000012"
+    assert starts["grpo"] == "../../dpo/checkpoints/step-00000012"
     page = (run / "report.html").read_text()
-    for heading in ("Learning", "Instruction tuning", "Preference optimisation", "Evaluation"):
+    tuned = ("Instruction tuning", "Reward model", "Preference optimisation", "Reinforcement by rewards")
+    for heading in ("Learning", *tuned, "Evaluation"):
         assert heading in page
-    assert '"stage": "dpo"' in (run / "evaluation.json").read_text()
+    evaluated = [each["stage"] for each in json.loads((run / "evaluation.json").read_text())["checkpoints"]]
+    assert evaluated == ["pretrain", "sft", "dpo", "grpo"]  # a reward model writes no text

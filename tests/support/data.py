@@ -40,10 +40,19 @@ SMALL: dict[str, Any] = {
         "held_out": 0.1,
         "conversations": [{"name": "dialogs", "path": "gone"}],
         "pairs": [{"name": "sister", "path": "gone"}, {"name": "order", "path": "gone"}],
+        "prompts": [{"name": "questions", "path": "gone"}],
     },
     "sft": {
         "steps": 12,
         "global_batch": 8,
+        "micro_batch": 2,
+        "sample_log": True,
+        "optimizer": {"kind": "adamw", "lr": 0.003},
+        "schedule": {"warmup_steps": 2},
+    },
+    "reward": {
+        "steps": 12,
+        "global_batch": 6,
         "micro_batch": 2,
         "sample_log": True,
         "optimizer": {"kind": "adamw", "lr": 0.003},
@@ -57,11 +66,22 @@ SMALL: dict[str, Any] = {
         "optimizer": {"kind": "adamw", "lr": 0.001},
         "schedule": {"warmup_steps": 2},
     },
+    "grpo": {
+        "steps": 12,
+        "global_batch": 6,
+        "micro_batch": 2,
+        "group_size": 4,
+        "max_tokens": 8,
+        "reward": "tests.support.rewards:share_of_vowels",
+        "sample_log": True,
+        "optimizer": {"kind": "adamw", "lr": 0.003},
+        "schedule": {"warmup_steps": 2},
+    },
 }
 
 
 def make_small_data(folder: Path) -> Path:
-    """Corpus, tokenizer and shards of 400 poems and 40 pages of WordNet, 300 dialogs and 160 pairs, in about a second."""
+    """Corpus, tokenizer and shards of 400 poems and 40 pages of WordNet, 300 dialogs, 160 pairs and 100 prompts."""
     sources = []
     for name, count in (("poetry", 400), ("wordnet", 40)):
         box = SourceSection(
@@ -79,7 +99,7 @@ def make_small_data(folder: Path) -> Path:
     vocab_size = config.model.vocab_size
     encode_corpus(config.tokens, vocab_size, folder / "corpus", folder / "tokenizer", folder / "tokens", lambda *_: None)
     chat = chat_of_box(folder)
-    for kind, name in (("conversations", "chat"), ("pairs", "pairs")):
+    for kind, name in (("conversations", "chat"), ("pairs", "pairs"), ("prompts", "prompts")):
         encode_chats(chat, config.chat_row_tokens, kind, vocab_size, folder / "tokenizer", folder / name)  # type: ignore[arg-type]
     return folder
 
@@ -88,9 +108,9 @@ def chat_of_box(folder: Path) -> ChatSection:
     """The small config's chat section over the first rows of the box's files, which are written to FOLDER/raw."""
     section: dict[str, Any] = json.loads(json.dumps(SMALL["chat"]))
     for source, box, count in zip(
-        [*section["conversations"], *section["pairs"]],
-        ("wordnet-dialogs", "wordnet-sister-pairs", "wordnet-order-pairs"),
-        (300, 80, 80),
+        [*section["conversations"], *section["pairs"], *section["prompts"]],
+        ("wordnet-dialogs", "wordnet-sister-pairs", "wordnet-order-pairs", "wordnet-dialogs"),
+        (300, 80, 80, 100),
         strict=True,
     ):
         (found,) = files_at(f"box:{box}.jsonl.zst", "tests", (".jsonl",))

@@ -19,5 +19,5 @@ def pretrained(data: Path, folder: Path) -> Path:
 def tuned_from(base: Path, data: Path, folder: Path, stage: str, **changes: Any) -> Path:
     """The config of a run in `folder` whose stage starts from `base`; its run folder is FOLDER/run."""
     folder.mkdir(parents=True, exist_ok=True)
-    start = {"sft": base / "checkpoints", "dpo": base / "sft" / "checkpoints"}[stage]
+    start = base / "checkpoints" if stage == "sft" else base / "sft" / "checkpoints"
     return write_config(folder / "config.yaml", data, init_from=str(start), **changes)

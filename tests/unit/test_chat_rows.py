@@ -1,4 +1,4 @@
-"""Conversations and pairs as rows: whole, masked, packed, split by question."""
+"""Conversations, pairs and prompts as rows: whole, masked, packed, split by question."""
 
 import json
 from pathlib import Path
@@ -128,3 +128,26 @@ def test_too_many_bad_lines_end_with_the_first_one_named(small_data: Path, tmp_p
 def test_a_conversation_row_teaches_something() -> None:
     with pytest.raises(ValueError, match="holds no answer"):
         Conversation.model_validate({"conversations": [{"role": "user", "content": "x"}, {"role": "assistant"}]})
+
+
+def test_prompts_have_a_row_each_and_the_answer_that_is_left_out_behind_them(small_data: Path, tmp_path: Path) -> None:
+    ask, answer = {"role": "user", "content": "What is an elk?"}, {"role": "assistant", "content": "A large deer."}
+    lines = [
+        [ask, answer],
+        [{"role": "user", "content": "And a river?"}],  # nothing to leave out
+        [ask, answer, {"role": "user", "content": "Where?"}, {"role": "assistant", "content": ""}],  # MiniMind's rlaif
+        [answer],  # asks nothing
+    ]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps({"conversations": line}) + "\n" for line in lines), encoding="utf-8")
+    section = ChatSection.model_validate({"prompts": [{"name": "a", "path": str(file)}], "held_out": 0.001})
+    tokenizer = small_data / "tokenizer"
+    manifest, _ = encode_chats(section, ROW_TOKENS, "prompts", 512, tokenizer, tmp_path / "prompts")
+    assert manifest.counts["a"] == {"read": 3, "kept": 3, "held_out": 0, "duplicate": 0, "too_long": 0, "bad": 1}
+    rows = pieces_of(rows_of(tmp_path / "prompts", "train"))
+    assert len(rows) == 3
+    encoder = TextEncoder(tokenizer / TOKENIZER_FILE)
+    left_out = set()
+    for ((_, targets),) in rows:
+        left_out.add(encoder.decode([each for each in targets if each != IGNORED]))
+    assert left_out == {"A large deer.<|im_end|>", "<|im_end|>"}

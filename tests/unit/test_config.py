@@ -279,3 +279,19 @@ def test_deepspeeds_other_settings_are_handed_on_beneath_ours() -> None:
     assert made["zero_optimization"]["overlap_comm"] is True
     assert made["zero_optimization"]["offload_param"]["device"] == "cpu"
     assert made["gradient_clipping"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"chat": {}}, "stages names grpo, but chat.prompts is empty; name a source, or leave the stage out"),
+        ({"engine": {"kind": "fsdp"}}, "stages names grpo, which works with engine.kind ddp"),
+        ({"model": {"max_positions": 520}}, "grpo.max_tokens 64 behind chat.row_tokens 512 is above model.max_positions 520"),
+        ({"grpo": {"group_size": 1 << 18}}, "grpo.global_batch x group_size x max_tokens is 268435456 tokens a step"),
+    ],
+)
+def test_what_grpo_cannot_do_is_refused_at_birth(changes: dict[str, Any], message: str) -> None:
+    values = {"stages": ["grpo"], "chat": {"prompts": [{"name": "a", "path": "a.jsonl"}]}}
+    Config.model_validate(values)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        Config.model_validate(values | changes)

@@ -12,6 +12,7 @@ import pytest
 
 from trainer.errors import RunFolderError
 from trainer.events import (
+    AnswersJudged,
     AnswersValidated,
     CheckpointDamaged,
     CheckpointFailed,
@@ -521,6 +522,26 @@ def test_curves_of_later_stages_do_not_mix_with_pretraining_s() -> None:
     assert story.tunings[1].preferences == (preferences,)
     words = text_of(render_page(story))
     for heading in ("Instruction tuning", "Preference optimisation", "Accuracy", "Margin"):
+        assert heading in words
+
+
+def test_rewards_have_their_curves() -> None:
+    figures = {"reward": 0.4, "kl": 0.02, "clip_share": 0.1, "cut_share": 0.0, "no_signal_share": 0.5, "answer_tokens": 9.0}
+    judged = AnswersJudged(
+        step=10, stage="grpo", prompts=8, reward=0.5, by_source={"q": 0.5}, answer_tokens=8.0, samples=[], duration_s=1.0
+    )
+    reward = PreferencesValidated(
+        step=10, stage="reward", pairs=80, accuracy=0.7, by_source={"order": 0.7}, margin=0.2, p_value=0.001, duration_s=1.0
+    )
+    pairs = {"accuracy": 0.75, "margin": 0.5}
+    story = story_of(
+        STARTED, step(10, 3.0), FINISHED,
+        replace(STARTED, stage="reward"), replace(step(10, 0.6), stage="reward", figures=pairs), reward,
+        replace(STARTED, stage="grpo"), replace(step(10, 0.01), stage="grpo", figures=figures), judged,
+    )  # fmt: skip
+    assert story.tunings[1].judged == (judged,)
+    words = text_of(render_page(story))
+    for heading in ("Reward model", "Reinforcement by rewards", "Answer length", "Shares"):
         assert heading in words
 
 

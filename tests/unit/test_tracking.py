@@ -35,6 +35,8 @@ def example(kind: type[Event]) -> Event:
         samples = {"str": "word", "int": 3, "float": 0.5, "bool": True}
         if field.name == "scores":
             values[field.name] = {"plain": {"accuracy": 0.5, "low": 0.4, "high": 0.6, "p_value": 0.1}}
+        elif field.name == "samples" and "list" in hint:
+            values[field.name] = [{"prompt": "a", "answer": "b", "reward": 0.5}]
         elif "dict[str, dict" in hint:
             values[field.name] = {"model": {"a": 1.0, "all": 1.5}}
         elif "dict" in hint:

@@ -3,6 +3,7 @@
     RUN/checkpoints/step-00000100/
         model.safetensors        fp32 weights by parameter name; where adapters are trained, these alone
         optimizer.safetensors    fp32 moments: exp_avg.NAME and exp_avg_sq.NAME
+        behaviour.safetensors    grpo, amid the steps that share their answers: the weights that write them
         manifest.json            step, identity, size and SHA-256 of the other files; written last
 
 Nothing in it depends on how many processes wrote it. The cursor in the data is the step.

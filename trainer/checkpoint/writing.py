@@ -14,8 +14,6 @@ from torch import Tensor
 
 from trainer.checkpoint.format import (
     MANIFEST,
-    MODEL_FILE,
-    OPTIMIZER_FILE,
     CheckpointManifest,
     StoredFile,
     folder_name,
@@ -57,14 +55,14 @@ class CheckpointWriter:
     ) -> None:
         """Copy the tensors, given as (file, name, tensor), and write them in the background.
 
-        `shapes`, by file and name, are the same at each call; `manifest` lacks the files yet. The caller may change the tensors
-        as soon as this returns. Blocks for the copy, and for a write still under way.
+        `shapes` are by file and name, those of a file the same at each call; `manifest` lacks the files yet. The caller may
+        change the tensors as soon as this returns. Blocks for the copy, and for a write still under way.
         """
         self.wait()
         started = time.monotonic()
-        self._stage(shapes, tensors)
+        staged = self._stage(shapes, tensors)
         stall_s = time.monotonic() - started
-        self._thread = threading.Thread(target=self._write, args=(manifest(), stall_s), name="checkpoint-writer")
+        self._thread = threading.Thread(target=self._write, args=(staged, manifest(), stall_s), name="checkpoint-writer")
         self._thread.start()
 
     def wait(self) -> None:
@@ -89,22 +87,23 @@ class CheckpointWriter:
         ended, self._outcomes = self._outcomes, []
         return ended
 
-    def _stage(self, shapes: Mapping[str, Mapping[str, tuple[int, ...]]], tensors: Iterable[tuple[str, str, Tensor]]) -> None:
-        """Copy into memory of our own, made once, so that later saves pay no page faults."""
-        if not self._staged:
-            self._staged = {
-                file: {name: torch.empty(shape, dtype=torch.float32) for name, shape in named.items()}
-                for file, named in shapes.items()
-            }
+    def _stage(
+        self, shapes: Mapping[str, Mapping[str, tuple[int, ...]]], tensors: Iterable[tuple[str, str, Tensor]]
+    ) -> dict[str, Tensors]:
+        """Copy into memory of our own, made once, so that later saves pay no page faults. Returns the files' tensors."""
+        for file, named in shapes.items():
+            if file not in self._staged:
+                self._staged[file] = {name: torch.empty(shape, dtype=torch.float32) for name, shape in named.items()}
         for file, name, tensor in tensors:
             self._staged[file][name].copy_(tensor.detach())
+        return {file: self._staged[file] for file in shapes}
 
-    def _write(self, manifest: CheckpointManifest, stall_s: float) -> None:
+    def _write(self, staged: Mapping[str, Tensors], manifest: CheckpointManifest, stall_s: float) -> None:
         started = time.monotonic()
         step = manifest.state.step
         path = self._folder / folder_name(step)
         try:
-            size_bytes = write_checkpoint(path, self._staged, manifest, self._disk)
+            size_bytes = write_checkpoint(path, staged, manifest, self._disk)
         except Exception as error:  # noqa: BLE001 - whatever it is must reach the loop as an event, not die with the thread
             self._error = error if isinstance(error, TrainerError) else StorageError(f"{path}: not saved: {error!r}")
             self._outcomes.append(CheckpointFailed(step=step, reason=str(self._error)))
@@ -124,7 +123,7 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensors], manifest: Check
     """Write one checkpoint folder, whole or not at all; returns its bytes. Raises StorageError."""
     files: dict[str, StoredFile] = {}
     with new_folder(path, disk) as partial:
-        for name in (MODEL_FILE, OPTIMIZER_FILE):
+        for name in tensors:
             writer = HashingWriter(partial / name, disk)
             try:
                 writer.write(safetensors_header({key: tuple(tensor.shape) for key, tensor in tensors[name].items()}))

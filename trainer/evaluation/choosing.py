@@ -4,16 +4,16 @@ import hashlib
 from pathlib import Path
 
 from trainer.checkpoint.format import steps_in
-from trainer.config import TRAINING_STAGES, Config
+from trainer.config import WRITING_STAGES, Config
 from trainer.config_section import canonical_json
 from trainer.run_folder import RunFolder
 
 
 def checkpoint_paths(config: Config, folder: RunFolder) -> list[Path]:
-    """What to evaluate: the config's checkpoints, else the newest one of each stage that has any, in the order of stages."""
+    """What to evaluate: the config's checkpoints, else the newest one of each stage that writes text, in their order."""
     if config.evaluate.checkpoints:
         return [Path(path) for path in config.evaluate.checkpoints]
-    trained = [path for stage in TRAINING_STAGES if steps_in(path := folder.checkpoints_of(stage))]
+    trained = [path for stage in WRITING_STAGES if steps_in(path := folder.checkpoints_of(stage))]
     return trained or [folder.checkpoints_of("pretrain")]
 
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from trainer.config_tuning import LoraSection
 from trainer.model.gpt import GPT
+from trainer.model.reward import HEAD
 
 LORA_A, LORA_B = "lora_a", "lora_b"
 
@@ -35,9 +36,13 @@ class LoraLinear(nn.Linear):
 
 
 def add_adapters(model: GPT, config: LoraSection, seed: int) -> None:
-    """Give the blocks' matrices that the config names adapters, and put all other weights at rest. Equal on any device."""
+    """Give the blocks' matrices that the config names adapters, and put the model's other weights at rest, but for a head.
+
+    Equal on any device.
+    """
     generator = torch.Generator().manual_seed(seed)
-    model.requires_grad_(False)
+    for name, weight in model.named_parameters():
+        weight.requires_grad_(name == HEAD)
     for block in model.blocks:
         for part in (block.self_attn, block.mlp):
             for name, layer in list(part.named_children()):

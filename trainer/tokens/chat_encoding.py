@@ -1,9 +1,10 @@
-"""The part of stage `encode` that makes rows of conversations and of preference pairs.
+"""The part of stage `encode` that makes rows of conversations, of preference pairs and of prompts.
 
     DATA/chat/     for sft: rows of conversations
-    DATA/pairs/    for dpo: rows of pairs, chosen and rejected one after another
+    DATA/pairs/    for reward and dpo: rows of pairs, chosen and rejected one after another
+    DATA/prompts/  for grpo: a row for each prompt, with the answer that it had
 
-Both are token folders like DATA/tokens, with one more file for each shard, SHARD.mask: a bit for each id that says whether it
+All are token folders like DATA/tokens, with one more file for each shard, SHARD.mask: a bit for each id that says whether it
 counts as a target. There is no end-of-text: the first id of a conversation is input only, as it is in a chat.
 A conversation or pair longer than a row is left out and counted; of equal ones the first is taken.
 """
@@ -27,7 +28,17 @@ from trainer.corpus.store import SPLITS, Split
 from trainer.errors import CorpusError, ShardError
 from trainer.files import HashingWriter, new_folder
 from trainer.tokens.chat import ChatIds, Message, render_chat
-from trainer.tokens.chat_files import ChatLine, Conversation, Pair, RowKind, encode_conversation, encode_pair, read_chat_file
+from trainer.tokens.chat_files import (
+    ChatLine,
+    Pair,
+    Prompt,
+    Row,
+    RowKind,
+    encode_conversation,
+    encode_pair,
+    encode_prompt,
+    read_chat_file,
+)
 from trainer.tokens.encoding import pack_split
 from trainer.tokens.packing import PIECE, Rows, pack_best_fit
 from trainer.tokens.shards import Shard, SplitRows, StoredFile, TokensManifest, dtype_for, read_manifest, write_manifest
@@ -45,7 +56,7 @@ def encode_chats(
     """
     encoder = TextEncoder(tokenizer / TOKENIZER_FILE)
     check_vocabulary(encoder, vocab_size)
-    sources = config.conversations if kind == "conversations" else config.pairs
+    sources = _sources(config, kind)
     origin = _origin(config, sources)
     if folder.exists():
         manifest = read_manifest(folder)
@@ -88,7 +99,7 @@ def _write(
     bad_lines: list[BadLine] = []
     counts: dict[str, dict[str, int]] = {}
     writers: list[_ShardWriter] = []
-    for source in config.conversations if kind == "conversations" else config.pairs:
+    for source in _sources(config, kind):
         count: Counter[str] = Counter(read=0, kept=0, held_out=0, duplicate=0, too_long=0, bad=0)
         of_split = {split: _ShardWriter(folder, f"{split}/{source.name}", source.name, split, encoder) for split in SPLITS}
         for item in _rows_of(source, kind):
@@ -97,7 +108,7 @@ def _write(
                 _note_bad_line(item, bad_lines, config.max_bad_lines)
                 continue
             count["read"] += 1
-            chats = encode_pair(item.row, encoder) if isinstance(item.row, Pair) else (encode_conversation(item.row, encoder),)
+            chats = _encoded(item.row, encoder)
             name = fingerprint("\n".join(encoder.decode(chat.ids) for chat in chats))
             if name in seen:
                 count["duplicate"] += 1
@@ -133,7 +144,8 @@ def _pack(
         mine = [writer for writer in writers if writer.split == split]
         of_split = [writer.shard(origin) for writer in mine]
         units = [writer.units(index, 2 if kind == "pairs" else 1) for index, writer in enumerate(mine)]
-        pack = _packer([writer.pieces(index) for index, writer in enumerate(mine)], row_tokens, 2 if kind == "pairs" else 1)
+        pieces = [writer.pieces(index) for index, writer in enumerate(mine)]
+        pack = _packer(pieces, row_tokens, kind)
         splits[split], made = pack_split(split, of_split, units, pack, row_tokens, folder)
         shards += of_split
         files |= made
@@ -156,11 +168,15 @@ def _pack(
     return manifest
 
 
-def _packer(pieces: list[NDArray[np.void]], row_tokens: int, per_unit: int) -> Callable[[NDArray[np.void]], Rows]:
-    """Best fit over units (a conversation, or both answers of a pair) whose pieces then stand one after another in the row."""
+def _packer(pieces: list[NDArray[np.void]], row_tokens: int, kind: RowKind) -> Callable[[NDArray[np.void]], Rows]:
+    """Best fit over units (a conversation, or both answers of a pair) whose pieces then stand one after another in the row.
+
+    A prompt has a row of its own: a step counts prompts.
+    """
+    per_unit = 2 if kind == "pairs" else 1
 
     def pack(units: NDArray[np.void]) -> Rows:
-        rows = pack_best_fit(units, row_tokens)
+        rows = Rows(units, np.arange(len(units) + 1)) if kind == "prompts" else pack_best_fit(units, row_tokens)
         chosen = [pieces[shard][start : start + per_unit] for shard, start in rows.pieces[["shard", "start"]].tolist()]
         return Rows(np.concatenate(chosen) if chosen else np.empty(0, PIECE), rows.row_starts * per_unit)
 
@@ -241,23 +257,37 @@ class _ShardWriter:
         return units
 
 
+def _sources(config: ChatSection, kind: RowKind) -> tuple[ChatSourceSection, ...]:
+    sources: tuple[ChatSourceSection, ...] = getattr(config, kind)
+    return sources
+
+
+def _encoded(row: Row, encoder: TextEncoder) -> Sequence[ChatIds]:
+    """The conversations of a row."""
+    if isinstance(row, Pair):
+        return encode_pair(row, encoder)
+    return (encode_prompt(row, encoder) if isinstance(row, Prompt) else encode_conversation(row, encoder),)
+
+
 def _rows_of(source: ChatSourceSection, kind: RowKind) -> Iterator[ChatLine | BadLine]:
     for file in files_at(source.path, f"chat.{kind}: source {source.name}", JSON_LINES):
         yield from read_chat_file(source.name, file, kind)
 
 
-def split_of(row: Conversation | Pair, held_out_share: float) -> Split:
+def split_of(row: Row, held_out_share: float) -> Split:
     """Chosen by the hash of what stands before the last answer alone, so that no question is on both sides."""
     return "held_out" if is_held_out(question_fingerprint(row), held_out_share) else "train"
 
 
-def question_fingerprint(row: Conversation | Pair) -> bytes:
+def question_fingerprint(row: Row) -> bytes:
     """Names what stands before the last answer."""
     return fingerprint(_question(row))
 
 
-def _question(row: Conversation | Pair) -> str:
+def _question(row: Row) -> str:
     """What stands before the last answer."""
+    if isinstance(row, Prompt):
+        return render_chat(row.asked).text
     messages: Sequence[Message] = row.chosen if isinstance(row, Pair) else row.conversations
     last = max(place for place, message in enumerate(messages) if message.role == "assistant")
     return render_chat(messages[:last]).text if last else ""

@@ -1,4 +1,4 @@
-"""Conversations and preference pairs from JSON lines, in MiniMind's forms.
+"""Conversations, preference pairs and prompts from JSON lines, in MiniMind's forms.
 
     {"conversations": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}
     {"chosen": [...], "rejected": [...]}       equal up to their last message, which is the assistant's
@@ -22,7 +22,7 @@ from trainer.tokens.tokenizer import TextEncoder
 MAX_LINE_BYTES = 16 << 20
 """A longer line is a bad one: a runaway line must not fill the memory."""
 
-RowKind = Literal["conversations", "pairs"]
+RowKind = Literal["conversations", "pairs", "prompts"]
 
 
 class _Row(BaseModel):
@@ -60,11 +60,39 @@ class Pair(_Row):
         return self
 
 
+class Prompt(_Row):
+    """A line of conversations of which the assistant's answer at the end, if there is one, is to be written anew."""
+
+    conversations: tuple[Message, ...]
+
+    @property
+    def asked(self) -> tuple[Message, ...]:
+        """What stands before the answer."""
+        messages = self.conversations
+        return messages[:-1] if messages[-1].role == "assistant" else messages
+
+    @property
+    def expected(self) -> Message:
+        """The answer that is left out; empty where there is none."""
+        last = self.conversations[-1]
+        return last if last.role == "assistant" else Message(role="assistant")
+
+    @model_validator(mode="after")
+    def _asks(self) -> Self:
+        check_conversation(self.conversations)
+        if not any(message.role in ("user", "tool") for message in self.asked):
+            raise ValueError("conversations: holds no question before the last answer, so there is nothing to answer")
+        return self
+
+
+Row = Conversation | Pair | Prompt
+
+
 @dataclass(frozen=True, slots=True)
 class ChatLine:
     """One row and where it stands."""
 
-    row: Conversation | Pair
+    row: Row
     file: str
     line: int
 
@@ -77,7 +105,11 @@ def read_chat_file(source: str, file: Path, kind: RowKind | None = None) -> Iter
                 if isinstance(line, str):
                     yield BadLine(source, str(file), number, line)
                 elif line.strip():
-                    model = Pair if kind == "pairs" or (kind is None and b'"chosen"' in line) else Conversation
+                    model: type[Row] = Conversation
+                    if kind == "pairs" or (kind is None and b'"chosen"' in line):
+                        model = Pair
+                    elif kind == "prompts":
+                        model = Prompt
                     try:
                         yield ChatLine(model.model_validate_json(line), str(file), number)
                     except ValidationError as error:
@@ -89,6 +121,11 @@ def read_chat_file(source: str, file: Path, kind: RowKind | None = None) -> Iter
 def encode_conversation(row: Conversation, encoder: TextEncoder) -> ChatIds:
     """Ids of a conversation; every answer of the assistant counts."""
     return render_chat(row.conversations).encode(encoder)
+
+
+def encode_prompt(row: Prompt, encoder: TextEncoder) -> ChatIds:
+    """Ids of what is asked and of the answer that is left out; that one counts, so it shows where the prompt ends."""
+    return _last_answer((*row.asked, row.expected), encoder)
 
 
 def encode_pair(row: Pair, encoder: TextEncoder) -> tuple[ChatIds, ChatIds]:

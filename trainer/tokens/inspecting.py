@@ -7,7 +7,7 @@ from trainer.corpus.reading import JSON_LINES, BadLine, files_at
 from trainer.errors import CorpusError
 from trainer.run_folder import RunFolder
 from trainer.tokens.chat import ChatIds
-from trainer.tokens.chat_files import Conversation, encode_conversation, encode_pair, read_chat_file
+from trainer.tokens.chat_files import Conversation, Pair, encode_conversation, encode_pair, read_chat_file
 from trainer.tokens.encoding import measure_by_source
 from trainer.tokens.tokenizer import SPECIAL_TOKENS, TOKENIZER_FILE, TextEncoder, readable
 
@@ -53,7 +53,7 @@ def inspect_chat(folder: RunFolder, path: str, num_rows: int) -> list[str]:
             where = f"{item.file}:{item.line}"
             if isinstance(item.row, Conversation):
                 lines.append(_taught(encoder, where, encode_conversation(item.row, encoder)))
-            else:
+            elif isinstance(item.row, Pair):
                 both = zip(("chosen", "rejected"), encode_pair(item.row, encoder), strict=True)
                 lines.append("\n".join(_taught(encoder, f"{where} {name}", chat) for name, chat in both))
     return lines

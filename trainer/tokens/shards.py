@@ -5,7 +5,7 @@
     DATA/tokens/SPLIT/SOURCE-00000.ends      little-endian int64: index behind each document's end-of-text
     DATA/tokens/SPLIT.pieces, SPLIT.rows     the rows as packed (tokens.packing), int64 row starts
     DATA/tokens/manifest.json                counts, tokenizer, size and SHA-256 of every file; written last
-    DATA/chat, DATA/pairs                    the same for conversations (trainer.tokens.chat_encoding); a file SHARD.mask holds
+    DATA/chat, pairs, prompts                the same for conversations (trainer.tokens.chat_encoding); a file SHARD.mask holds
                                              a bit for each id: whether it counts as a target
 
 Every id but the first of a shard is a target exactly once: position t of a row predicts the id that follows it in its own
@@ -79,11 +79,11 @@ class TokensManifest(_Frozen):
     shards: tuple[Shard, ...]
     splits: dict[Split, SplitRows]
     files: dict[str, StoredFile]
-    kind: Literal["text", "conversations", "pairs"] = "text"
+    kind: Literal["text", "conversations", "pairs", "prompts"] = "text"
     origin_sha256: str = ""
-    """conversations and pairs: what they were made from."""
+    """All kinds but text: what they were made from."""
     counts: dict[str, dict[str, int]] = {}
-    """conversations and pairs, by source: rows read, kept, held out, duplicate, too long, bad."""
+    """All kinds but text, by source: rows read, kept, held out, duplicate, too long, bad."""
 
 
 def dtype_for(vocab_size: int) -> Literal["<u2", "<u4"]:

@@ -6,7 +6,6 @@ The content security policy allows this page's own style and script, by their ha
 import base64
 import hashlib
 import math
-from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from importlib import resources
 
@@ -14,15 +13,16 @@ from trainer.events import CheckpointDamaged, CheckpointFailed, StepsDone, Train
 from trainer.tracking import units
 from trainer.tracking.markup import Markup, element
 from trainer.tracking.plot import Axis, Marker, Series, Size, bar_chart, line_chart
+from trainer.tracking.report_curves import STEP, curve, points
 from trainer.tracking.report_evaluation import side_by_side, tasks
 from trainer.tracking.report_parts import figure as _figure
 from trainer.tracking.report_parts import missing as _missing
 from trainer.tracking.report_parts import section as _section
 from trainer.tracking.report_parts import table as _table
 from trainer.tracking.report_timeline import Row, timeline
-from trainer.tracking.run_story import RunStory, Tuning, percentile
+from trainer.tracking.report_tuning import tunings
+from trainer.tracking.run_story import RunStory, percentile
 
-_STEP = Axis("optimizer step", zero=True)
 _WIDE = Size(width=1000.0, height=300.0)
 _ALL = "all"
 """The key of `evaluated` that holds the figure over all sources."""
@@ -47,7 +47,7 @@ def render_page(story: RunStory) -> str:
         element("style", style),
     )
     results = (_evaluation, tasks, _samples, side_by_side)
-    sections = (_headline, _learning, _speed, _tunings, *results, _happenings, _checkpoints, _config)
+    sections = (_headline, _learning, _speed, tunings, *results, _happenings, _checkpoints, _config)
     content = element("main", *(section(story) for section in sections))
     body = element("body", _title(story), content, _footer(story), element("script", script))
     return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
@@ -180,16 +180,16 @@ def _order_card(story: RunStory) -> Markup:
 def _learning(story: RunStory) -> Markup:
     if not story.steps and not story.validations:
         return _section("Learning", _missing("No step has been finished yet."))
-    loss = [Series("training loss", _points(story.steps, lambda event: event.loss))]
+    loss = [Series("training loss", points(story.steps, lambda event: event.loss))]
     axis = Axis("nats per token", "nats")
     markers = _markers(story)
     # One drawing for wide windows, one for phones: a single one would have unreadable letters on one of them
-    wide = line_chart("Training loss", loss, _STEP, axis, markers, _WIDE)
-    narrow = line_chart("Training loss", loss, _STEP, axis, markers, Size(width=360.0, height=240.0))
+    wide = line_chart("Training loss", loss, STEP, axis, markers, _WIDE)
+    narrow = line_chart("Training loss", loss, STEP, axis, markers, Size(width=360.0, height=240.0))
     charts = [
         _validation_figure(story),
-        _curve(story.steps, "Learning rate", Axis("per step", zero=True), lambda event: event.lr),
-        _curve(story.steps, "Gradient norm", Axis("L2 norm before clipping"), lambda event: event.grad_norm),
+        curve(story.steps, "Learning rate", Axis("per step", zero=True), lambda event: event.lr),
+        curve(story.steps, "Gradient norm", Axis("L2 norm before clipping"), lambda event: event.grad_norm),
     ]
     return _section(
         "Learning",
@@ -204,30 +204,17 @@ def _speed(story: RunStory) -> Markup:
         return _section("Speed", _missing("No step has been finished yet."))
     steps = story.steps
     charts = [
-        _curve(steps, "Tokens per second", Axis("tokens/s, all processes", "tokens/s", zero=True), lambda e: e.tokens_per_s),
-        _curve(steps, "Waiting for data", Axis("% of step time", "%", zero=True), lambda e: 100 * e.data_wait_share),
+        curve(steps, "Tokens per second", Axis("tokens/s, all processes", "tokens/s", zero=True), lambda e: e.tokens_per_s),
+        curve(steps, "Waiting for data", Axis("% of step time", "%", zero=True), lambda e: 100 * e.data_wait_share),
     ]
     if any(event.mfu is not None for event in steps):
         axis = Axis("% of this machine's peak", "%", zero=True)
-        charts.append(_curve(steps, "Model FLOPs utilisation", axis, _mfu_percent))
+        charts.append(curve(steps, "Model FLOPs utilisation", axis, _mfu_percent))
     return _section("Speed", element("div", *charts, class_="thirds"))
 
 
 def _mfu_percent(event: StepsDone) -> float:
     return math.nan if event.mfu is None else 100 * event.mfu
-
-
-def _points(steps: Sequence[StepsDone], value: Callable[[StepsDone], float]) -> list[tuple[float, float]]:
-    return [(event.step, value(event)) for event in steps if event.step is not None]
-
-
-def _curve(steps: Sequence[StepsDone], heading: str, axis: Axis, value: Callable[[StepsDone], float]) -> Markup:
-    points = _points(steps, value)
-    positive = [y for _, y in points if math.isfinite(y) and y > 0]
-    # A gradient norm falls by powers of ten; what starts at zero is a share or a rate, read on a linear axis
-    log = not axis.zero and bool(positive) and max(positive) > 30 * min(positive)
-    axis = Axis(axis.title, axis.unit, log=log, zero=axis.zero)
-    return _figure(heading, line_chart(heading, [Series(heading.lower(), points)], _STEP, axis))
 
 
 def _validation_figure(story: RunStory) -> Markup:
@@ -238,7 +225,7 @@ def _validation_figure(story: RunStory) -> Markup:
         for source in sources:
             series.append(Series(source, [(e.step or 0, e.by_source.get(source, math.nan)) for e in told]))
     heading = "Validation by source" if len(sources) > 1 else "Validation"
-    return _figure(heading, line_chart(heading, series, _STEP, Axis("bits per byte, held-out text", "bits per byte")))
+    return _figure(heading, line_chart(heading, series, STEP, Axis("bits per byte, held-out text", "bits per byte")))
 
 
 def _markers(story: RunStory) -> list[Marker]:
@@ -251,36 +238,6 @@ def _markers(story: RunStory) -> list[Marker]:
             label += f", {_processes(start)}"
         markers.append(Marker(start.step or 0, label))
     return markers
-
-
-# What follows pretraining
-
-_TUNING_HEADINGS = {"sft": "Instruction tuning", "dpo": "Preference optimisation"}
-
-
-def _tunings(story: RunStory) -> Markup:
-    return Markup("".join(_tuning(tuning) for tuning in story.tunings))
-
-
-def _tuning(tuning: Tuning) -> Markup:
-    """Curves of one stage: its loss, the figures that it adds, and what was held out."""
-    charts = [_curve(tuning.steps, "Loss", Axis("per pair" if tuning.preferences else "nats per answer token"), _loss)]
-    names = [name for name in ("accuracy", "margin", "kl") if tuning.steps and name in tuning.steps[-1].figures]
-    for name in names:
-        series = [Series("training pairs", _points(tuning.steps, lambda event, name=name: event.figures.get(name, math.nan)))]  # type: ignore[misc]
-        series.append(Series("held out", [(event.step or 0, float(getattr(event, name))) for event in tuning.preferences]))
-        charts.append(_figure(name.capitalize(), line_chart(name.capitalize(), series, _STEP, Axis(name))))
-    held_out = [Series("text", [(event.step or 0, event.bits_per_byte) for event in tuning.text])] if tuning.text else []
-    if tuning.answers:
-        held_out.append(Series("answers", [(event.step or 0, event.bits_per_byte) for event in tuning.answers]))
-    if held_out:
-        charts.append(_figure("Held out", line_chart("Held out", held_out, _STEP, Axis("bits per byte", "bits per byte"))))
-    heading = _TUNING_HEADINGS.get(tuning.stage, tuning.stage)
-    return _section(heading, element("div", *charts, class_="thirds"))
-
-
-def _loss(event: StepsDone) -> float:
-    return event.loss
 
 
 # Evaluation and samples

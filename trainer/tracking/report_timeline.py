@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 from trainer.events import (
+    AnswersJudged,
     AnswersValidated,
     CheckpointDamaged,
     CheckpointFailed,
@@ -36,7 +37,7 @@ from trainer.tracking import units
 Tone = Literal["plain", "good", "bad", "quiet"]
 
 
-_VALIDATED = Validated | AnswersValidated | PreferencesValidated | Evaluated | TaskScored | CheckpointMeasured
+_VALIDATED = Validated | AnswersValidated | PreferencesValidated | AnswersJudged | Evaluated | TaskScored | CheckpointMeasured
 _TOLD_ELSEWHERE = StepsDone | EpochDone | _VALIDATED | Generated
 """The page's charts, tables and samples."""
 

@@ -7,6 +7,7 @@ from typing import Any, Literal, TypeVar
 
 from trainer import events
 from trainer.events import (
+    AnswersJudged,
     AnswersValidated,
     CheckpointMeasured,
     CheckpointSaved,
@@ -50,6 +51,7 @@ class Tuning:
     """Held-out bits per byte of the pretraining's text."""
     answers: tuple[AnswersValidated, ...]
     preferences: tuple[PreferencesValidated, ...]
+    judged: tuple[AnswersJudged, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,7 @@ def _tuning(records: Sequence[Record], stage: str) -> Tuning:
         tuple(_by_step(own, Validated)),
         tuple(_by_step(own, AnswersValidated)),
         tuple(_by_step(own, PreferencesValidated)),
+        tuple(_by_step(own, AnswersJudged)),
     )
 
 

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Column
 
 from trainer.events import (
+    AnswersJudged,
     AnswersValidated,
     CheckpointDamaged,
     CheckpointFailed,
@@ -121,8 +122,14 @@ def describe(event: Event) -> str | None:
             return f"step {event.step}  held-out answers, bits per byte {event.bits_per_byte:.4f}  ({sources})"
         case PreferencesValidated():
             sources = "  ".join(f"{name} {value:.3f}" for name, value in event.by_source.items())
-            figures = f"margin {event.margin:.3f}  kl {event.kl:.4f}"
+            figures = f"margin {event.margin:.3f}" + ("" if event.kl is None else f"  kl {event.kl:.4f}")
+            if event.p_value is not None:
+                figures += f"  p {event.p_value:.2g}"
             return f"step {event.step}  {event.pairs} held-out pairs, accuracy {event.accuracy:.3f}  ({sources})  {figures}"
+        case AnswersJudged():
+            told = "".join(f"\n  {each['reward']:.3f}  {each['answer']!r}" for each in event.samples)
+            figures = f"mean reward {event.reward:.4f}, {event.answer_tokens:.1f} tokens"
+            return f"step {event.step}  answers to {event.prompts} held-out prompts: {figures}{told}"
         case CheckpointSaved():
             size = event.size_bytes / 1e6
             waited_ms = 1000 * event.stall_s

@@ -13,6 +13,7 @@ from typing import Any
 from trainer.config import TRAINING_STAGES, WandbSection
 from trainer.errors import MissingDependencyError
 from trainer.events import (
+    AnswersJudged,
     AnswersValidated,
     EpochDone,
     Evaluated,
@@ -116,6 +117,8 @@ def metrics(record: Record) -> dict[str, Any]:
             chosen = {"answers_bits_per_byte": event.bits_per_byte}
         case PreferencesValidated():
             chosen = {f"held_out_{name}": getattr(event, name) for name in ("accuracy", "margin", "kl")}
+        case AnswersJudged():
+            chosen = {"held_out_reward": event.reward, "held_out_answer_tokens": event.answer_tokens}
         case Evaluated():
             chosen = {f"evaluation/{name}": values.get("all") for name, values in event.bits_per_byte.items()}
         case TaskScored():

@@ -67,6 +67,7 @@ def train(
 
     Returns the state at the end and the order of the whole run.
     """
+    config = config if stage.compiles else config.model_copy(update={"compile": False})
     section = config.training(stage.name)
     data = TrainingData.open(config, folder, stage.kind)
     if world.is_first and config.tokens.verify_hashes:
@@ -119,18 +120,21 @@ def _make_loop(
     # what a run began with it goes on with, also on a machine that would choose otherwise
     resumed = checkpoint.manifest.precision if checkpoint else None
     numerics = Numerics.of(config, resumed, peers.device) if resumed else Numerics.agreed(config, peers)
-    model = make_model(config, peers.device, data.most_row_tokens)
+    num_positions = data.most_row_tokens + section.written_tokens
+    model = make_model(config, peers.device, num_positions, stage.model_class)
     if first is not None and (checkpoint is None or adapters is not None):
         load_weights(model, first.checkpoint())
     if adapters is not None:
         add_adapters(model, adapters, config.seed)
     module = stage.make_module(model, numerics, config)
-    start_model = partial(_start_model, config, peers.device, data.most_row_tokens, first)
+    start_model = partial(_start_model, config, peers.device, num_positions, first)
     start = first.start if first else None
     feed = stage.feed(Setting(config, section, own_folder, data, order, peers, numerics, start, start_model), module)
     if checkpoint is not None:
         trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         load_tensors(checkpoint.path / MODEL_FILE, trained)
+        for file, kept in module.kept(checkpoint.manifest.state.step).items():
+            load_tensors(checkpoint.path / file, kept)
     engine = make_engine(config.engine, section, module, model, peers, numerics.dtype)
     if checkpoint is not None:
         _load_optimizer(checkpoint, engine)
@@ -212,9 +216,9 @@ def _start_model(config: Config, device: torch.device, num_positions: int, first
     return model
 
 
-def make_model(config: Config, device: torch.device, num_positions: int | None = None) -> GPT:
+def make_model(config: Config, device: torch.device, num_positions: int | None = None, model_class: type[GPT] = GPT) -> GPT:
     """The model with its first weights, computing as the config says, for rows of the text's length unless told otherwise."""
-    model = GPT(config.model, num_positions or config.tokens.row_tokens)
+    model = model_class(config.model, num_positions or config.tokens.row_tokens)
     model.init_weights(config.seed)
     model.to(device)
     if config.activation_checkpointing:

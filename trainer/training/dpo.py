@@ -8,35 +8,27 @@ Log-probabilities are summed over an answer's tokens, never averaged: an average
 A step divides by its pairs. Shapes: N targets that count, P pairs.
 """
 
-import math
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from trainer.config import Config
 from trainer.config_tuning import DpoSection
-from trainer.events import PreferencesValidated
 from trainer.model.attention import DocumentMask
 from trainer.model.gpt import GPT
 from trainer.model.loss import target_log_probs
-from trainer.tokens.order import Ids, share_of_rank
-from trainer.tokens.shards import TokenRows
 from trainer.training.batches import Batch
 from trainer.training.objective import TOKENS
-from trainer.training.pairs import PairBatch, ReferencedRows
-from trainer.training.peers import Peers
+from trainer.training.pair_measure import PairMeasure
+from trainer.training.pairs import PairBatch
 from trainer.training.precision import Numerics
 from trainer.training.pretrain import NextTokenLoss
 from trainer.training.reference import reference_rows
 from trainer.training.stage import Feed, Setting, Stage
-from trainer.training.validation import LossOf, held_out_batches
 
 
 class DpoLoss(NextTokenLoss):
@@ -103,62 +95,6 @@ def preference_losses(h_P: Tensor, section: DpoSection) -> Tensor:
     return -(1 - smoothing) * functional.logsigmoid(logits_P) - smoothing * functional.logsigmoid(-logits_P)
 
 
-@dataclass(frozen=True)
-class PairMeasure:
-    """Accuracy, margin and KL on held-out pairs, the work shared among the processes."""
-
-    rows: TokenRows
-    reference: ReferencedRows
-    module: DpoLoss
-    batch_rows: int
-    max_rows_per_source: int | None
-    peers: Peers
-
-    def measure(
-        self, loss_of: LossOf, stop_requested: Callable[[], bool], *, in_lockstep: bool = False
-    ) -> PreferencesValidated | None:
-        """Collective. None when some process was asked to stop meanwhile."""
-        started = time.monotonic()
-        sources = list(self.rows.info.rows_by_source)
-        batches = held_out_batches(self.rows, self.batch_rows, self.max_rows_per_source)
-        mine = share_of_rank(len(batches), self.peers.world.rank, self.peers.world.size)
-        sums = np.zeros((len(sources), 1 + len(self.module.figures)))
-        for turn in range(-(-len(batches) // self.peers.world.size)):
-            if turn < len(mine):
-                source, ids = batches[mine[turn]]
-                sums[source] += self._sums(loss_of, ids)
-            elif in_lockstep:
-                self._sums(loss_of, np.empty(0, np.int64))
-            if self.peers.any(stop_requested()):
-                return None
-        totals = np.array(self.peers.sum(sums.ravel().tolist())).reshape(sums.shape)
-        told = self._told(totals.sum(axis=0))
-        return PreferencesValidated(
-            pairs=int(totals[:, 0].sum()),
-            accuracy=told["accuracy"],
-            by_source={name: self._told(totals[place])["accuracy"] for place, name in enumerate(sources)},
-            margin=told["margin"],
-            kl=told["kl"],
-            duration_s=time.monotonic() - started,
-        )
-
-    def warm_up(self, loss_of: LossOf) -> None:
-        """Collective where forward passes are: an empty batch."""
-        self._sums(loss_of, np.empty(0, np.int64))
-
-    def _sums(self, loss_of: LossOf, ids: Ids) -> np.ndarray:
-        batch = self.reference.read(self.rows, ids, self.batch_rows)
-        with torch.no_grad():
-            loss_of(batch.to(self.peers.device))
-        assert self.module.noted is not None
-        return np.array([batch.num_targets, *self.module.noted.tolist()])
-
-    def _told(self, sums: np.ndarray) -> dict[str, float]:
-        if not sums[0]:
-            return dict.fromkeys(self.module.figures, math.nan)
-        return self.module.told(dict(zip(self.module.figures, sums[1:].tolist(), strict=True)), float(sums[0]))
-
-
 def _feed(setting: Setting, module: DpoLoss) -> Feed:
     """Collective: pairs with the reference's log-probabilities; held-out text and held-out pairs are measured."""
     train, held_out = reference_rows(setting, partial(_reference, setting))
@@ -166,7 +102,7 @@ def _feed(setting: Setting, module: DpoLoss) -> Feed:
     if len(setting.data.held_out):
         most_rows = setting.config.validation.max_rows_per_source
         micro_batch = setting.section.micro_batch
-        pairs = PairMeasure(setting.data.held_out, held_out, module, micro_batch, most_rows, setting.peers)
+        pairs = PairMeasure(setting.data.held_out, held_out.read, module, micro_batch, most_rows, setting.peers)
         return Feed(train.read, (*measures, pairs))
     return Feed(train.read, measures)
 

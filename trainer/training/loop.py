@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from itertools import chain
 
 import torch
 
@@ -135,6 +136,7 @@ class TrainingLoop:
     def _accumulate(self, step: int) -> Share:
         """Gradients of this process's micro-batches of a step, summed."""
         self.engine.start_step()
+        self.module.start_step(step)
         loss_sum = torch.zeros((), device=self.peers.device)
         figures = torch.zeros(len(self.module.figures), device=self.peers.device)
         targets = 0
@@ -231,7 +233,10 @@ class TrainingLoop:
         elif not must:
             wanted = wanted and self.writer is not None and not self.writer.busy
         if wanted and self.writer is not None:
-            self.writer.save(self.engine.shapes(), self.engine.tensors(), lambda: self.manifest(self.state))
+            kept = self.module.kept(self.state.step)
+            shapes = self.engine.shapes() | {file: {key: each.shape for key, each in of.items()} for file, of in kept.items()}
+            more = ((file, name, tensor) for file, of in kept.items() for name, tensor in of.items())
+            self.writer.save(shapes, chain(self.engine.tensors(), more), lambda: self.manifest(self.state))
         elif wanted:
             drain(self.engine.tensors())
         if wanted:

@@ -27,6 +27,16 @@ class Objective(nn.Module):
         """The loss, summed over the batch's targets."""
         raise NotImplementedError
 
+    def start_step(self, step: int) -> None:
+        """A step begins, on the weights as they are now."""
+
+    def kept(self, step: int) -> dict[str, dict[str, Tensor]]:
+        """What a checkpoint after so many steps has to hold besides weights and optimizer: float32 tensors by file and name.
+
+        A run that goes on from one gets them copied into these tensors.
+        """
+        return {}
+
     def told(self, sums: Mapping[str, float], targets: float) -> dict[str, float]:
         """Means to report, from sums of the figures over steps that had this many targets."""
         return {name: value / max(1.0, targets) for name, value in sums.items() if name != TOKENS}

@@ -26,7 +26,7 @@ from trainer.training.peers import Peers
 from trainer.training.precision import Numerics
 from trainer.training.validation import Measure, Validator
 
-Kind = Literal["text", "conversations", "pairs"]
+Kind = Literal["text", "conversations", "pairs", "prompts"]
 ObjectiveT = TypeVar("ObjectiveT", bound=Objective)
 
 
@@ -48,7 +48,7 @@ class TrainingData:
         """Open the token shards. Raises ShardError or TokenizerError if they are missing, altered or another model's."""
         encoder = TextEncoder(folder.tokenizer / TOKENIZER_FILE)
         check_vocabulary(encoder, config.model.vocab_size)
-        tokens = {"text": folder.tokens, "conversations": folder.chat, "pairs": folder.pairs}[kind]
+        tokens = {"text": folder.tokens, "conversations": folder.chat, "pairs": folder.pairs, "prompts": folder.prompts}[kind]
         if kind != "text" and not tokens.exists():
             raise ShardError(f"{tokens}: no {kind} here; name sources in chat.{kind} and run `trainer encode` first")
         manifest = read_manifest(tokens)
@@ -123,3 +123,7 @@ class Stage(Generic[ObjectiveT]):
     make_module: Callable[[GPT, Numerics, Config], ObjectiveT]
     feed: Callable[[Setting, ObjectiveT], Feed]
     """Collective."""
+    model_class: type[GPT] = GPT
+    """What is trained: the model, or one with a head besides."""
+    compiles: bool = True
+    """Whether `compile` pays: not where lengths differ from step to step."""

@@ -1,7 +1,8 @@
 """Whose weights a stage starts from, and how weights come into a model: whole ones, or adapters with what they rest on.
 
 A stage starts from the nearest stage before it that has run in this run folder, else from the config's `init_from`, else
-(pretraining only) from drawn weights. A checkpoint remembers what its stage started from.
+(pretraining only) from drawn weights. A reward model writes no text, so no stage starts from one. A checkpoint remembers what
+its stage started from.
 """
 
 import os
@@ -14,11 +15,12 @@ from safetensors import safe_open
 
 from trainer.checkpoint.format import MANIFEST, MODEL_FILE, StartedFrom, steps_in
 from trainer.checkpoint.reading import Checkpoint, load_tensors, newest_checkpoint, open_checkpoint
-from trainer.config import TRAINING_STAGES, Config, TrainingStage
+from trainer.config import TRAINING_STAGES, WRITING_STAGES, Config, TrainingStage
 from trainer.errors import CheckpointError
 from trainer.events import CheckpointDamaged
 from trainer.model.gpt import GPT
 from trainer.model.lora import merged_weights
+from trainer.model.reward import HEAD
 from trainer.run_folder import RunFolder
 
 Damaged = Callable[[CheckpointDamaged], None]
@@ -43,7 +45,8 @@ class Origin:
 
 def origin_of(config: Config, folder: RunFolder, stage: TrainingStage) -> Origin | None:
     """Where a stage starts; None: from drawn weights. Raises CheckpointError naming the stage that has to run before."""
-    for earlier in reversed(TRAINING_STAGES[: TRAINING_STAGES.index(stage)]):
+    before = TRAINING_STAGES[: TRAINING_STAGES.index(stage)]
+    for earlier in reversed([each for each in before if each in WRITING_STAGES]):
         checkpoints = folder.checkpoints_of(earlier)
         if steps_in(checkpoints):
             if not folder.done_of(earlier).exists():
@@ -59,8 +62,8 @@ def origin_of(config: Config, folder: RunFolder, stage: TrainingStage) -> Origin
 
 
 def newest_stage(folder: RunFolder) -> TrainingStage | None:
-    """The last stage of this run that has saved weights."""
-    return next((stage for stage in reversed(TRAINING_STAGES) if steps_in(folder.checkpoints_of(stage))), None)
+    """The last stage of this run that has saved weights which write text."""
+    return next((stage for stage in reversed(WRITING_STAGES) if steps_in(folder.checkpoints_of(stage))), None)
 
 
 def started_from(start: Checkpoint, checkpoints: Path) -> StartedFrom:
@@ -94,11 +97,18 @@ def _place_of(start: StartedFrom, checkpoint: Checkpoint) -> Path:
 
 
 def load_weights(model: GPT, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's weights into a model without adapters; those of the checkpoint are merged. Raises CheckpointError."""
+    """Put a checkpoint's weights into a model without adapters; those of the checkpoint are merged.
+
+    A reward model takes a checkpoint without a head, too, and keeps its own. Raises CheckpointError.
+    """
     weights = dict(model.named_parameters())
+    head = {HEAD: weights.pop(HEAD)} if HEAD in weights else {}
+    judges = checkpoint.manifest.stage == "reward"
+    if judges and not head:
+        raise CheckpointError(f"{checkpoint.path}: is a reward model, which judges and writes no text; name another stage's")
     section = checkpoint.manifest.adapters
     if section is None:
-        load_tensors(checkpoint.path / MODEL_FILE, weights)
+        load_tensors(checkpoint.path / MODEL_FILE, weights | head if judges else weights)
         return
     load_weights(model, base_of(checkpoint))
     with safe_open(checkpoint.path / MODEL_FILE, framework="pt") as stored:
@@ -106,6 +116,8 @@ def load_weights(model: GPT, checkpoint: Checkpoint) -> None:
     merged = merged_weights({name: weight.detach() for name, weight in weights.items()}, adapters, section)
     for name, weight in weights.items():
         weight.data.copy_(merged[name])
+    for name, weight in head.items() if judges else ():
+        weight.data.copy_(adapters[name])
 
 
 def _named(path: Path) -> Origin:

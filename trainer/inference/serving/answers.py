@@ -3,13 +3,17 @@
 Bodies are written with the fields that were set: a field that is null in OpenAI's answers is set to None here.
 """
 
+import secrets
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from trainer.inference.engine import FinishReason
+from trainer.inference.speech import Called, Part, Said, Thought, parts_of
 from trainer.inference.writing import Piece, TokenLogprob
+
+ChatFinishReason = FinishReason | Literal["tool_calls"]
 
 LEAST_LOGPROB = -9999.0
 """OpenAI's figure for what is next to impossible; JSON knows no infinity."""
@@ -79,12 +83,37 @@ class Completion(BaseModel):
     usage: Usage | None = None
 
 
+class CalledFunction(BaseModel):
+    """A function's name and arguments."""
+
+    name: str
+    arguments: str
+    """A JSON object, as text."""
+
+
+class ToolCall(BaseModel):
+    """A function that the assistant calls."""
+
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
+class DeltaToolCall(ToolCall):
+    """The same in a chunk, whole in one."""
+
+    index: int
+
+
 class AnswerMessage(BaseModel):
-    """What the assistant says."""
+    """What the assistant says; `content` is null where it only calls functions."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    reasoning_content: str | None = None
+    """What it thought before."""
+    tool_calls: list[ToolCall] | None = None
 
 
 class ChatChoice(BaseModel):
@@ -93,7 +122,7 @@ class ChatChoice(BaseModel):
     index: int
     message: AnswerMessage
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason
+    finish_reason: ChatFinishReason
 
 
 class ChatCompletion(BaseModel):
@@ -113,6 +142,8 @@ class Delta(BaseModel):
 
     role: Literal["assistant"] | None = None
     content: str | None = None
+    reasoning_content: str | None = None
+    tool_calls: list[DeltaToolCall] | None = None
 
 
 class ChunkChoice(BaseModel):
@@ -121,7 +152,7 @@ class ChunkChoice(BaseModel):
     index: int
     delta: Delta
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: ChatFinishReason | None
 
 
 class ChatChunk(BaseModel):
@@ -176,6 +207,33 @@ class Text:
         self.num_tokens, self.finish_reason = piece.num_tokens, piece.finish_reason
 
 
+def answer_message(text: str, *, calls: bool) -> AnswerMessage:
+    """A whole answer in its parts; a field that it has no part for is not there."""
+    parts = list(parts_of(text, calls=calls))
+    thought = "".join(part.text for part in parts if isinstance(part, Thought))
+    said = "".join(part.text for part in parts if isinstance(part, Said))
+    called = [tool_call(part) for part in parts if isinstance(part, Called)]
+    values: dict[str, Any] = {"role": "assistant", "content": said if said or not called else None, "refusal": None}
+    if thought:
+        values["reasoning_content"] = thought
+    if called:
+        values["tool_calls"] = called
+    return AnswerMessage(**values)
+
+
+def tool_call(called: Called) -> ToolCall:
+    """A call with an id of its own."""
+    return ToolCall(id=_call_id(), type="function", function=CalledFunction(name=called.name, arguments=called.arguments))
+
+
+def delta_of(part: Part) -> Delta:
+    """A part as a chunk tells it."""
+    if isinstance(part, Called):
+        call = DeltaToolCall(index=part.number, **tool_call(part).model_dump())
+        return Delta(tool_calls=[call])
+    return Delta(reasoning_content=part.text) if isinstance(part, Thought) else Delta(content=part.text)
+
+
 def chat_logprobs(tokens: Sequence[TokenLogprob], *, wanted: bool) -> ChatLogprobs | None:
     """Log-probabilities in the chat API's form."""
     if not wanted:
@@ -206,6 +264,10 @@ def completion_logprobs(tokens: Sequence[TokenLogprob], offset: int, *, wanted: 
 def as_json(body: BaseModel) -> bytes:
     """A body with the fields that were set."""
     return body.model_dump_json(exclude_unset=True).encode()
+
+
+def _call_id() -> str:
+    return f"call_{secrets.token_hex(12)}"
 
 
 def _top(token: bytes, logprob: float) -> TopLogprob:

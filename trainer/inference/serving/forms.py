@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel
 
+from trainer.inference.engine import FinishReason
 from trainer.inference.generation import prompt_ids
 from trainer.inference.sampling import Sampling
 from trainer.inference.serving import answers
@@ -14,6 +15,7 @@ from trainer.inference.serving.answers import Text, Usage
 from trainer.inference.serving.desk import Desk, ServedModel
 from trainer.inference.serving.failures import ApiError
 from trainer.inference.serving.requests import ChatRequest, CompletionRequest, SamplingFields
+from trainer.inference.speech import Speech
 from trainer.inference.writing import Piece
 from trainer.tokens.chat import render_chat
 
@@ -67,15 +69,12 @@ class ChatForm:
         return _sampling(order, max_tokens, number, (order.top_logprobs or 0) if order.logprobs else None)
 
     def whole(self, order: ChatRequest, model: ServedModel, texts: Sequence[Text], usage: Usage) -> answers.ChatCompletion:
-        choices = [
-            answers.ChatChoice(
-                index=index,
-                message=answers.AnswerMessage(role="assistant", content=text.text, refusal=None),
-                logprobs=answers.chat_logprobs(text.logprobs, wanted=bool(order.logprobs)),
-                finish_reason=text.finish_reason or "length",
-            )
-            for index, text in enumerate(texts)
-        ]
+        choices = []
+        for index, text in enumerate(texts):
+            message = answers.answer_message(text.text, calls=order.told_tools is not None)
+            logprobs = answers.chat_logprobs(text.logprobs, wanted=bool(order.logprobs))
+            reason = _finish_reason(text.finish_reason or "length", called=bool(message.tool_calls))
+            choices.append(answers.ChatChoice(index=index, message=message, logprobs=logprobs, finish_reason=reason))
         head = _head("chatcmpl", "chat.completion", model)
         return answers.ChatCompletion(**head, choices=choices, usage=usage)
 
@@ -89,17 +88,24 @@ class ChatChunks:
     def __init__(self, order: ChatRequest, model: ServedModel) -> None:
         self._head = _head("chatcmpl", "chat.completion.chunk", model) | ({"usage": None} if order.includes_usage else {})
         self._logprobs = bool(order.logprobs)
+        self._speeches = [Speech(calls=order.told_tools is not None) for _ in range(order.num_texts)]
 
     def opening(self, num_texts: int) -> Iterator[answers.ChatChunk]:
         for index in range(num_texts):
             yield self._chunk(index, answers.Delta(role="assistant", content=""), None, None)
 
     def of(self, number: int, offset: int, piece: Piece) -> Iterator[answers.ChatChunk]:
-        if piece.text or piece.logprobs:
-            logprobs = answers.chat_logprobs(piece.logprobs, wanted=self._logprobs)
-            yield self._chunk(number, answers.Delta(content=piece.text), logprobs, None)
+        speech = self._speeches[number]
+        deltas = [answers.delta_of(part) for part in speech.feed(piece.text, last=piece.finish_reason is not None)]
+        if piece.logprobs and not deltas:
+            deltas = [answers.Delta(content="")]  # the text waits until it is clear what it is
+        logprobs = answers.chat_logprobs(piece.logprobs, wanted=self._logprobs)
+        for delta in deltas:
+            yield self._chunk(number, delta, logprobs, None)
+            logprobs = answers.chat_logprobs((), wanted=self._logprobs)
         if piece.finish_reason:
-            yield self._chunk(number, answers.Delta(), None, piece.finish_reason)
+            reason = _finish_reason(piece.finish_reason, called=speech.num_called > 0)
+            yield self._chunk(number, answers.Delta(), None, reason)
 
     def closing(self, usage: Usage) -> answers.ChatChunk:
         return answers.ChatChunk(**self._head | {"choices": [], "usage": usage})
@@ -165,6 +171,10 @@ class CompletionChunks:
 
     def closing(self, usage: Usage) -> answers.Completion:
         return answers.Completion(**self._head | {"choices": [], "usage": usage})
+
+
+def _finish_reason(reason: FinishReason, *, called: bool) -> answers.ChatFinishReason:
+    return "tool_calls" if called and reason == "stop" else reason
 
 
 def _sampling(order: SamplingFields, max_tokens: int, number: int, top_logprobs: int | None) -> Sampling:

@@ -213,7 +213,7 @@ class ChatRequest(SamplingFields):
     top_logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     """With logprobs: also those of so many most probable tokens."""
     tools: Annotated[list[Tool], Field(max_length=128)] | None = None
-    """Functions that the chat template tells the model of. Its calls are in the answer's text."""
+    """Functions that the chat template tells the model of; its calls come back as tool_calls."""
     tool_choice: Literal["auto", "none"] | None = None
     """none: tell the model of no tools."""
     parallel_tool_calls: bool | None = None
