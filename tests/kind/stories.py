@@ -37,7 +37,7 @@ SMALL: dict[str, Any] = {
     "collective_timeout_s": 60,
     "corpus": {"sources": [{"name": "wordnet", "path": "box:wordnet-glosses.jsonl.zst"}]},
     "pretrain": {
-        "steps": 600,
+        "steps": 450,  # the longest story needs 170 of them here, more where steps take less time and pods as much
         "global_batch": 8,
         "micro_batch": 2,
         "sample_log": True,
@@ -162,6 +162,12 @@ class Stories:
     def _scale_operators(self, replicas: int) -> None:
         for name, namespace in operators.NAMESPACES.items():
             self.cluster.kubectl("--namespace", namespace, "scale", f"deployment/{name}", f"--replicas={replicas}")
+        self.wait_for_operators()
+
+    def start_operators_anew(self) -> None:
+        """At once, and not when the kubelet tries again what has failed several times."""
+        for namespace in operators.NAMESPACES.values():
+            self.cluster.kubectl("--namespace", namespace, "delete", "pods", "--all", "--grace-period=1")
         self.wait_for_operators()
 
     def wait_for_operators(self) -> None:
