@@ -7,7 +7,7 @@ SHELL := /bin/bash
 # uv makes the environment from uv.lock; where it is absent it is installed beside the project.
 UV ?= $(shell command -v uv || echo .tools/bin/uv)
 UV_VERSION := 0.13.9
-EXTRAS := --extra train --extra wandb --extra prometheus --extra serve --extra launch --extra helm --extra gguf
+EXTRAS := --extra train --extra wandb --extra prometheus --extra serve --extra launch --extra helm --extra gguf --extra corpus --extra parquet --extra hub
 
 # Who reaches PyTorch's own CPU index can give it here and saves about 3 GB: make demo TORCH_INDEX=https://...
 TORCH_INDEX ?=
