@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from trainer.config_section import NOT_IDENTITY, Name, Section, unidentified
+from trainer.config_steps import StepsSection
 
 Format = Literal["auto", "jsonl", "text", "html", "warc", "parquet"]
 
@@ -65,6 +66,8 @@ class CorpusSection(Section):
     """The stage fails when more lines than this cannot be read."""
     cut_text_chars: PositiveInt = 20_000
     """A plain text file becomes documents of about this many characters, cut at blank lines; JSON lines stay whole."""
+    steps: StepsSection = StepsSection()
+    """What is done to each document."""
     repeated_lines: RepeatedLinesSection = RepeatedLinesSection()
     """Lines that stand in many documents."""
     near_duplicates: NearDuplicatesSection = NearDuplicatesSection()

@@ -20,6 +20,8 @@ COMPRESSED = (".gz", ".zst", ".xz")
 MAX_RATIO = 400
 """Text of one repeated word packs to 1/300 by gzip; natural text to 1/3 to 1/10, and logs to 1/50."""
 
+BUFFER_BYTES = 1 << 16
+
 _FREE_BYTES = 64 << 20
 """A file may become this large whatever its ratio: small files of one repeated line are no danger."""
 
@@ -43,18 +45,18 @@ DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
 @contextmanager
 def opened(file: Path) -> Iterator[IO[bytes]]:
     """The bytes of a file, decompressed as its name says. Reading raises one of DAMAGE."""
-    with file.open("rb") as raw:
+    with file.open("rb", BUFFER_BYTES) as raw:
         if file.suffix not in COMPRESSED:
             yield raw
             return
         size_bytes = file.stat().st_size
         if file.suffix == ".gz":
             with gzip.open(raw) as stream:
-                yield io.BufferedReader(_Limited(stream, size_bytes))
+                yield io.BufferedReader(_Limited(stream, size_bytes), BUFFER_BYTES)
         elif file.suffix == ".xz":
-            yield io.BufferedReader(_Limited(XzReader(raw), size_bytes))
+            yield io.BufferedReader(_Limited(XzReader(raw), size_bytes), BUFFER_BYTES)
         else:
-            yield io.BufferedReader(_Limited(ZstdReader(raw), size_bytes))
+            yield io.BufferedReader(_Limited(ZstdReader(raw), size_bytes), BUFFER_BYTES)
 
 
 class _Limited(io.RawIOBase):

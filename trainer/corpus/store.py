@@ -45,7 +45,9 @@ class CorpusManifest(BaseModel):
     """Input files with their sizes in bytes."""
     parts: tuple[Part, ...]
     counts: dict[str, dict[str, int]]
-    """By source: documents read, kept, held out, too short, duplicate, bad."""
+    """By source: documents read, kept, held out, too short, duplicate, near-duplicate, filtered, bad."""
+    rules: dict[str, dict[str, int]] = {}
+    """By source and rule: documents that were left out."""
 
     def parts_of(self, split: Split) -> list[Part]:
         """The parts of a split in their order."""
@@ -64,18 +66,20 @@ class PartWriter:
         self._text_bytes = 0
         self.parts: list[Part] = []
 
-    def add(self, text: str) -> None:
-        """Append one document."""
+    def add(self, text: str) -> str:
+        """Append one document. Returns the file that it will be in."""
+        name = self._name()
         self._lines.append(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
         self._text_bytes += len(text.encode())
         if self._text_bytes >= self._part_bytes:
             self.flush()
+        return name
 
     def flush(self) -> None:
         """Write what is gathered as the next part."""
         if not self._lines:
             return
-        name = f"{self._split}/{self._source}-{len(self.parts):05d}.jsonl.zst"
+        name = self._name()
         (self._folder / self._split).mkdir(exist_ok=True)
         writer = HashingWriter(self._folder / name)
         writer.write(zstandard.ZstdCompressor(level=3).compress(b"".join(self._lines)))
@@ -91,6 +95,9 @@ class PartWriter:
             )
         )
         self._lines, self._text_bytes = [], 0
+
+    def _name(self) -> str:
+        return f"{self._split}/{self._source}-{len(self.parts):05d}.jsonl.zst"
 
 
 def write_manifest(folder: Path, manifest: CorpusManifest) -> None:
