@@ -24,7 +24,7 @@ class SourceSection(Section):
     text_field: Annotated[str, Field(min_length=1)] = "text"
     """The key of JSON lines, or the column of Parquet, that holds the text."""
     encoding: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] = "auto"
-    """Character encoding of text and HTML. auto: UTF-8, else what the file declares or its bytes look like (GB18030, Big5, ...)."""
+    """Character encoding of text and HTML. auto: UTF-8, else what the file declares or looks like (GB18030, Big5, ...)."""
     language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] = "en"
     """ISO 639 code of its main language: the rules of the steps go by it where no step identifies a document's own."""
     weight: PositiveFloat | None = None

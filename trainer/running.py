@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint.format import steps_in
 from trainer.config import TRAINING_STAGES, Config, StageName, TrainingStage
-from trainer.corpus.preparing import prepare
+from trainer.corpus.preparing import Prepare, Surroundings, merge, piped_in, prepare
 from trainer.elastic.finish import mark_finished, wait_until_finished
 from trainer.elastic.local import LocalRun
 from trainer.errors import BudgetError
@@ -95,6 +95,15 @@ def run_stage(session: Session, stage: StageName) -> None:
         for result in results:
             _wait_for(result, stage)
         return
+    _act(session, stage, act)
+
+
+def merge_corpus(session: Session) -> None:
+    """The stage prepare without its first phase, which others have done."""
+    _act(session, "prepare", partial(_prepare, make=merge))
+
+
+def _act(session: Session, stage: StageName, act: "Act") -> None:
     with closing(make_tracker(session.config, session.folder, session.world, stage)) as tracker:
         tracker.emit(StageStarted(stage=stage))
         started = time.monotonic()
@@ -146,10 +155,16 @@ def _wait_for(result: Path, stage: StageName) -> None:
         time.sleep(0.2)
 
 
-def _prepare(session: Session, _tracker: Tracker) -> tuple[Summary, bool]:
-    manifest, made = prepare(session.config.corpus, session.folder.corpus)
-    names = ("kept", "held_out", "duplicate", "too_short", "bad")
-    summary: Summary = {name: sum(counts[name] for counts in manifest.counts.values()) for name in names}
+def _prepare(session: Session, _tracker: Tracker, make: Prepare = prepare) -> tuple[Summary, bool]:
+    started = time.monotonic()
+    with byte_progress("prepare") as progress:
+        around = Surroundings(progress, piped_in())
+        manifest, made = make(session.config.corpus, session.folder.corpus, around)
+    names = ("kept", "held_out", "duplicate", "near_duplicate", "too_short", "filtered", "bad")
+    summary: Summary = {name: sum(counts.get(name, 0) for counts in manifest.counts.values()) for name in names}
+    if made:
+        read_bytes = sum(manifest.inputs.values())
+        summary["input_mb_per_s"] = round(read_bytes / 1e6 / (time.monotonic() - started), 2)
     return summary | {"text_mb": round(sum(part.text_bytes for part in manifest.parts) / 1e6, 1)}, made
 
 

@@ -1,7 +1,7 @@
-"""The account of a corpus: what became of every document, in numbers and samples. It is part of the output, so it holds no times.
+"""The account of a corpus: what became of every document, in numbers and samples. As part of the output it holds no times.
 
-    CORPUS/account.json                    what `report` draws
-    CORPUS/fates/SOURCE-00000.jsonl.zst    one line a document, in order: what `prepare --explain` reads
+CORPUS/account.json                    what `report` draws
+CORPUS/fates/SOURCE-00000.jsonl.zst    one line a document, in order: what `prepare --explain` reads
 """
 
 import json

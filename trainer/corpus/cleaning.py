@@ -132,7 +132,7 @@ class _Cleaning:
 
 def clean_document(config: CorpusSection, document: Document, language: str) -> Draft | Dropped:
     """Take one document through all steps. What comes out is in normal form."""
-    draft: Draft | Dropped = Draft(normalise(document.text), language)
+    draft = Draft(normalise(document.text), language)
     if len(draft.text) < config.min_chars:
         return too_short(len(draft.text), config)
     return draft

@@ -1,12 +1,13 @@
 """Phase 2, deduplicate: which documents repeat an earlier one, exactly or nearly. Memory is bounded, the result is exact.
 
-Documents have numbers, in the order of the input. Equal ones have equal fingerprints. Near-duplicates share a band of their MinHash
-signatures (LSH, 14 bands of 8 hashes) and agree in enough of all 112; what is connected by such pairs is a cluster, of which
-the document with the lowest number stays. None of this depends on processes or partitions.
+Documents have numbers, in the order of the input. Equal ones have equal fingerprints. Near-duplicates share a band of their
+MinHash signatures (LSH, 14 bands of 8 hashes) and agree in enough of all 112; what is connected by such pairs is a cluster, of
+which the document with the lowest number stays. None of this depends on processes or partitions.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ _EDGE = np.dtype([("number", "<u8"), ("of", "<u8")])
 _EVERYTHING = 1 << 64
 
 MAX_LEADERS = 32
-"""Documents of one band's bucket that others are compared with: a bucket of many different documents costs no more than this."""
+"""Documents of one band's bucket that others are compared with: a bucket of many different documents costs no more."""
 
 _PAIRS_AT_ONCE = 8192
 _MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads the number of a band over all bits
@@ -71,14 +72,14 @@ def find_duplicates(config: CorpusSection, units: Units, folder: Path) -> "Dupli
     exact: list[Records] = []
     for group in _exact(config, units, folder / "exact"):
         exact.append(group)
-        _check_memory(config, sum(each.nbytes for each in exact), "duplicates")
+        check_memory(config, sum(each.nbytes for each in exact), "duplicates")
     found = _joined(exact, DUPLICATE)
     if config.near_duplicates.enabled:
         found = np.concatenate([found, _near(config, units, np.sort(found["number"]), folder)])
     return Duplicates(found[np.argsort(found["number"], kind="stable")])
 
 
-def _check_memory(config: CorpusSection, size_bytes: int, what: str) -> None:
+def check_memory(config: CorpusSection, size_bytes: int, what: str) -> None:
     """What is found must be in memory at once: of a corpus that half repeats itself, 12 bytes for each of its documents."""
     if size_bytes * 3 > config.memory_bytes:
         raise CorpusError(
@@ -136,7 +137,7 @@ def _near(config: CorpusSection, units: Units, left_out: NDArray[np.uint64], fol
     for group in partitioned(_bands(units, left_out), "key", _EVERYTHING, count, folder / "bands"):
         more = _edges_of(group, units, config.near_duplicates.similarity)
         edges = np.unique(np.concatenate([edges, more]))
-        _check_memory(config, edges.nbytes, "near-duplicates")
+        check_memory(config, edges.nbytes, "near-duplicates")
     return _clusters(edges, units)
 
 
@@ -216,7 +217,7 @@ def _joined(arrays: Sequence[Records], dtype: np.dtype[np.void]) -> Records:
 def _runs(values: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     """[first, last) of each run of equal values."""
     borders = [0, *(np.flatnonzero(np.diff(values)) + 1).tolist(), len(values)]
-    yield from zip(borders, borders[1:], strict=False)
+    yield from pairwise(borders)
 
 
 def fingerprint_bytes(record: np.void) -> bytes:

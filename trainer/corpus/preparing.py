@@ -15,17 +15,18 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from trainer.config_corpus import CorpusSection
 from trainer.config_section import canonical_json
 from trainer.corpus.cleaning import CleanJob, clean_unit, unit_key
 from trainer.corpus.deduplicating import Units, find_duplicates
 from trainer.corpus.finding import STANDARD_INPUT, files_of
+from trainer.corpus.repeated_lines import StripJob, find_repeated_lines, save_hashes, strip_key, strip_unit
 from trainer.corpus.store import CorpusManifest, read_manifest
 from trainer.corpus.units import Plan, Unit, make_plan
 from trainer.corpus.work import UnitFiles, UnitManifest
@@ -47,15 +48,19 @@ def _ignore(*_: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a preparation meets outside of files: whoever may stop it, watches it, or pipes text in."""
+    """What a preparation meets outside of files: who watches it, and what is piped in."""
 
-    check: Callable[[], None] = _ignore
-    """Called between units; raises to stop."""
     progress: Progress = _ignore
     standard_input: IO[bytes] | None = None
 
 
 QUIET = Surroundings()
+Prepare = Callable[[CorpusSection, Path, Surroundings], tuple[CorpusManifest, bool]]
+
+
+def piped_in() -> IO[bytes] | None:
+    """Standard input, where something else than a person is at its other end."""
+    return None if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty() else sys.stdin.buffer
 
 
 def prepare(config: CorpusSection, folder: Path, around: Surroundings = QUIET) -> tuple[CorpusManifest, bool]:
@@ -69,8 +74,8 @@ def prepare(config: CorpusSection, folder: Path, around: Surroundings = QUIET) -
     work = _Work(config, folder)
     with work.locked("trainer prepare"), work.removed_after_error():
         plan = work.plan(around.standard_input)
-        manifests = work.clean(plan, plan.units, around)
-        return work.finish(plan, manifests, around), True
+        manifests = work.clean(plan.units, around)
+        return work.finish(plan, manifests), True
 
 
 def clean_shard(config: CorpusSection, folder: Path, index: int, count: int, around: Surroundings = QUIET) -> int:
@@ -80,7 +85,7 @@ def clean_shard(config: CorpusSection, folder: Path, index: int, count: int, aro
     work = _Work(config, folder)
     with work.locked(f"trainer prepare --shard {index + 1}/{count}", f"shard-{index + 1}-of-{count}"):
         plan = work.plan(around.standard_input)
-        return len(work.clean(plan, plan.units[index::count], around))
+        return len(work.clean(plan.units[index::count], around))
 
 
 def merge(config: CorpusSection, folder: Path, around: Surroundings = QUIET) -> tuple[CorpusManifest, bool]:
@@ -91,7 +96,7 @@ def merge(config: CorpusSection, folder: Path, around: Surroundings = QUIET) -> 
     work = _Work(config, folder)
     with work.locked("trainer prepare --merge"):
         plan = work.plan(around.standard_input)
-        return work.finish(plan, work.cleaned(plan), around), True
+        return work.finish(plan, work.cleaned(plan)), True
 
 
 def _found(config: CorpusSection, folder: Path) -> CorpusManifest | None:
@@ -165,7 +170,7 @@ class _Work:
     def files_of(self, unit: Unit) -> UnitFiles:
         return UnitFiles(self.folder / "units" / f"{unit.number:06d}")
 
-    def clean(self, plan: Plan, units: Sequence[Unit], around: Surroundings) -> list[UnitManifest]:
+    def clean(self, units: Sequence[Unit], around: Surroundings) -> list[UnitManifest]:
         """Phase 1 for some units. Raises CorpusError where more lines are bad than may be."""
         jobs = [CleanJob(self.config, unit, self.files_of(unit).folder, unit_key(self.settings, unit)) for unit in units]
         bad_lines = _BadLines(self.config)
@@ -178,7 +183,6 @@ class _Work:
                 bad_lines.note(manifest)
                 done_bytes += sum(piece.size_bytes for piece in unit.pieces)
                 around.progress(done_bytes, total_bytes)
-                around.check()
         return manifests
 
     def cleaned(self, plan: Plan) -> list[UnitManifest]:
@@ -195,23 +199,40 @@ class _Work:
             named = "; ".join(f"unit {unit.number} ({unit.told()})" for unit in missing[:_MAX_NAMED_UNITS])
             more = f" and {len(missing) - _MAX_NAMED_UNITS} more" if len(missing) > _MAX_NAMED_UNITS else ""
             raise CorpusError(
-                f"{self.folder}: {len(missing)} of {len(plan.units)} units are not cleaned: {named}{more}; run `trainer prepare "
-                "--shard I/N` for the missing shards (of unit U: I = U % N + 1), or `trainer prepare` for all that is left"
+                f"{self.folder}: {len(missing)} of {len(plan.units)} units are not cleaned: {named}{more}; run "
+                "`trainer prepare --shard I/N` for the missing shards (of unit U: I = U % N + 1), or `trainer prepare` for all "
+                "that is left"
             )
         for manifest in manifests:
             bad_lines.note(manifest)
         return manifests
 
-    def finish(self, plan: Plan, manifests: list[UnitManifest], around: Surroundings) -> CorpusManifest:
+    def finish(self, plan: Plan, manifests: list[UnitManifest]) -> CorpusManifest:
         """Phases 2 and 3; then the work folder goes."""
         units = Units.of([self.files_of(unit) for unit in plan.units], manifests)
+        if self.config.repeated_lines.max_documents is not None:
+            units = self._stripped(plan, units)
         duplicates = find_duplicates(self.config, units, self.folder)
-        around.check()
-        inputs = {(STANDARD_INPUT if Path(name).parent == self._spool.parent else name): size for name, size in plan.inputs.items()}
+        inputs = {
+            (STANDARD_INPUT if Path(name).parent == self._spool.parent else name): size for name, size in plan.inputs.items()
+        }
         with new_folder(self.corpus) as partial:
             manifest = write_corpus(self.config, self.settings, inputs, units, duplicates, partial)
         DISK.remove(self.folder)
         return manifest
+
+    def _stripped(self, plan: Plan, units: Units) -> Units:
+        """The units without the lines that stand in many documents."""
+        path = self.folder / "repeated_lines.bin"
+        digest = save_hashes(path, find_repeated_lines(self.config, units, self.folder))
+        folders = [self.folder / "stripped" / files.folder.name for files in units.files]
+        jobs = [
+            StripJob(self.config, files.folder, folder, path, strip_key(manifest, digest))
+            for files, folder, manifest in zip(units.files, folders, units.manifests, strict=True)
+        ]
+        with _pool(_num_workers(self.config, len(jobs), sum(plan.inputs.values()))) as each:
+            manifests = list(each(strip_unit, jobs))
+        return Units.of([UnitFiles(folder) for folder in folders], manifests)
 
     @property
     def _spool(self) -> Path:
@@ -267,7 +288,7 @@ def _num_workers(config: CorpusSection, num_units: int, size_bytes: int) -> int:
 
 
 @contextmanager
-def _pool(num_workers: int) -> Iterator[Callable[[Callable[[CleanJob], UnitManifest], list[CleanJob]], Iterator[UnitManifest]]]:
+def _pool(num_workers: int) -> Iterator[Callable[[Callable[[Any], UnitManifest], Sequence[Any]], Iterable[UnitManifest]]]:
     """Something like `map` over processes, in the order of the jobs."""
     if num_workers == 1:
         yield map

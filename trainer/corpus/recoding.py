@@ -9,9 +9,9 @@ from trainer.corpus.opening import BUFFER_BYTES
 _CHUNK_BYTES = 1 << 16
 
 
-def as_utf8(raw: IO[bytes], encoding: str) -> io.BufferedReader:
+def as_utf8(raw: IO[bytes], encoding: str) -> "io.BufferedReader[Any]":
     """The same text in UTF-8. `auto` leaves alone what is UTF-8 in its first 64 KiB, or of no encoding that can be told."""
-    stream = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(raw, BUFFER_BYTES)  # type: ignore[arg-type]
+    stream = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(_Raw(raw), BUFFER_BYTES)
     name = encoding
     if encoding == "auto":
         name = _detected(stream.peek())
@@ -33,6 +33,21 @@ def _detected(sample: bytes) -> str:
     except UnicodeDecodeError:
         return "utf-8"
     return "utf-8"
+
+
+class _Raw(io.RawIOBase):
+    """A stream that is read through a buffer of our own."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
 
 class _Recoded(io.RawIOBase):

@@ -12,7 +12,7 @@ _BATCH_ROWS = 64
 
 
 def read_parquet(source: SourceSection, file: Path, limits: CorpusSection) -> Iterator[Item]:
-    """The values of one column, row by row. Raises MissingDependencyError without pyarrow; OSError, which tells what is damaged."""
+    """The values of one column, row by row. Raises MissingDependencyError without pyarrow."""
     try:
         import pyarrow
         from pyarrow import parquet

@@ -1,7 +1,7 @@
 """The input cut into units: what one process cleans at a time, and what is done again after a kill.
 
-A unit is a file, several small files, or a range of a big file of JSON lines. Units are numbered in the order of the documents, so
-that everything after cleaning may go by (unit, position in it) and the result depends neither on how many processes there
+A unit is a file, several small files, or a range of a big file of JSON lines. Units are numbered in the order of the documents,
+so that everything after cleaning may go by (unit, position in it) and the result depends neither on how many processes there
 were nor on where the units were cut.
 """
 

@@ -36,20 +36,31 @@ def read_warc(source: SourceSection, file: Path, limits: CorpusSection) -> Itera
         for number, record in enumerate(ArchiveIterator(stream, parse_http=True, stream_detect=False), start=1):
             if not record.record_type & kinds:
                 continue
-            media_type = (record.http_content_type or record.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
+            media_type = (
+                (record.http_content_type or record.headers.get("Content-Type") or "").partition(";")[0].strip().lower()
+            )
             if media_type not in (*_HTML_TYPES, "text/plain"):
                 yield Unwanted(source.name, str(file), number, f"of type {media_type or 'unknown'}", "read.media_type")
                 continue
             data = record.reader.read(max_bytes + 1)
             if len(data) > max_bytes:
-                yield BadLine(source.name, str(file), number, f"longer than corpus.max_chars {limits.max_chars}", "read.too_long")
+                yield BadLine(
+                    source.name, str(file), number, f"longer than corpus.max_chars {limits.max_chars}", "read.too_long"
+                )
             else:
                 charset = "utf-8" if record.record_type == WarcRecordType.conversion else record.http_charset
                 yield _page(source, file, number, data, charset, limits, is_html=media_type in _HTML_TYPES)
 
 
 def _page(
-    source: SourceSection, file: Path, number: int, data: bytes, charset: str | None, limits: CorpusSection, *, is_html: bool = True
+    source: SourceSection,
+    file: Path,
+    number: int,
+    data: bytes,
+    charset: str | None,
+    limits: CorpusSection,
+    *,
+    is_html: bool = True,
 ) -> Item:
     text = decoded(data, source.encoding, charset, is_html=is_html)
     if text is None:

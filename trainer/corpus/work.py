@@ -28,7 +28,15 @@ from trainer.errors import CorpusError
 from trainer.files import DISK, PARTIAL_SUFFIX, HashingWriter, storage_errors, write_json
 
 INDEX = np.dtype(
-    [("high", "<u8"), ("low", "<u8"), ("line", "<u8"), ("piece", "<u4"), ("chars", "<u4"), ("text_bytes", "<u4"), ("spare", "<u4")]
+    [
+        ("high", "<u8"),
+        ("low", "<u8"),
+        ("line", "<u8"),
+        ("piece", "<u4"),
+        ("chars", "<u4"),
+        ("text_bytes", "<u4"),
+        ("spare", "<u4"),
+    ]
 )
 """A kept document: its fingerprint as two numbers (big-endian halves), its place, its size."""
 
@@ -85,8 +93,15 @@ class Row:
 
     def line_of_json(self) -> bytes:
         values: dict[str, Any] = {"p": self.piece, "l": self.line, "n": self.chars, "g": self.language}
-        for key, value in (("t", self.text), ("c", self.changes), ("r", self.rule), ("w", self.reason), ("s", self.sample), ("b", self.is_bad)):
-            if value or key == "t" and value is not None:
+        for key, value in (
+            ("t", self.text),
+            ("c", self.changes),
+            ("r", self.rule),
+            ("w", self.reason),
+            ("s", self.sample),
+            ("b", self.is_bad),
+        ):
+            if value or (key == "t" and value is not None):
                 values[key] = value
         return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
 
@@ -237,6 +252,10 @@ class UnitFiles:
         """(places, hashes) of some kept documents."""
         whole = np.memmap(self.folder / _SIGNATURES, "<u4", mode="r").reshape(-1, NUM_HASHES)
         return np.asarray(whole[places])
+
+    def num_lines(self) -> int:
+        """How many hashes `lines` returns."""
+        return (self.folder / _LINES).stat().st_size // 8
 
     def lines(self) -> NDArray[np.uint64]:
         """Hashes of the lines of all kept documents, each once a document."""

@@ -1,7 +1,7 @@
 """Phase 3, write: the cleaned units in order, without duplicates, mixed, split, as parts; and the account of every document."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from trainer.corpus.account import (
 from trainer.corpus.deduplicating import EXACT, NEAR, Duplicates, Units, fingerprint_bytes
 from trainer.corpus.mixing import copies, repeats_by_source
 from trainer.corpus.normalising import is_held_out
-from trainer.corpus.store import SPLITS, CorpusManifest, Part, PartWriter, write_manifest
+from trainer.corpus.store import SPLITS, CorpusManifest, Part, PartWriter, Split, write_manifest
 from trainer.corpus.work import Row
 from trainer.errors import CorpusError
 from trainer.files import write_json
@@ -84,7 +84,9 @@ def write_corpus(
         accounts[source.name] = writing.source(index, source)
     counts = {name: account.counts for name, account in accounts.items()}
     if not any(part.split == "train" for part in writing.parts):
-        raise CorpusError(f"corpus: no document is left for training of {sum(c['read'] for c in counts.values())} read; {counts}")
+        raise CorpusError(
+            f"corpus: no document is left for training of {sum(c['read'] for c in counts.values())} read; {counts}"
+        )
     account = Account(sources=accounts, clusters=writing.clusters.told())
     write_json(folder / ACCOUNT, account.model_dump(mode="json"))
     rules = {name: account.rules for name, account in accounts.items() if account.rules}
@@ -140,7 +142,7 @@ class _Writing:
         return fate | ({"begins": row.sample} if row.sample else {})
 
     def _kept(
-        self, tally: SourceTally, name: str, item: Kept, repeats: float, writers: dict[str, PartWriter]
+        self, tally: SourceTally, name: str, item: Kept, repeats: float, writers: dict[Split, PartWriter]
     ) -> tuple[dict[str, object], int]:
         """Write a document, or find that it repeats one. Returns its fate and how often it is taken."""
         row, text = item.row, item.row.text or ""
@@ -159,7 +161,7 @@ class _Writing:
             reason = f"the mix takes {repeats:.3f} of the source"
             tally.left_out(MIX_RULE, None)
             return fate | {"fate": "dropped", "rule": MIX_RULE, "reason": reason}, 0
-        split = "held_out" if held_out else "train"
+        split: Split = "held_out" if held_out else "train"
         tally.counts["held_out" if held_out else "kept"] += 1
         tally.languages[row.language] += 1
         tally.lengths[row.chars.bit_length()] += 1
@@ -183,9 +185,10 @@ class _Writing:
         """Write the documents that the mix takes more than `turn` times, far from their other copies."""
         for unit in self._units_of(index):
             for item in self._rows(unit):
-                if isinstance(item, Kept) and item.repeats is None and not is_held_out(item.name, self._config.held_out):
-                    if copies(item.name, repeats) > turn:
-                        writer.add(item.row.text or "")
+                if not isinstance(item, Kept) or item.repeats is not None or is_held_out(item.name, self._config.held_out):
+                    continue
+                if copies(item.name, repeats) > turn:
+                    writer.add(item.row.text or "")
 
     def _units_of(self, source: int) -> Iterator[int]:
         return (number for number, manifest in enumerate(self._units.manifests) if manifest.source == source)
