@@ -9,6 +9,9 @@ from trainer.corpus.normalising import fingerprint
 from trainer.corpus.steps.draft import Draft
 from trainer.corpus.work import INDEX, Row, UnitWriter
 
+MAX_SIGNED_CHARS = 1_000_000
+"""A signature tells of this beginning of a document: n-grams take some hundred bytes of memory a character."""
+
 
 class Signer:
     """Writes the documents of a unit with what deduplication needs of them."""
@@ -30,7 +33,7 @@ class Signer:
         if writer.bands is not None and writer.signatures is not None:
             from trainer.corpus.steps.near_duplicates import bands, signature
 
-            hashes = signature(text, draft.language)
+            hashes = signature(text[:MAX_SIGNED_CHARS], draft.language)
             writer.signatures.write(hashes.astype("<u4").tobytes())
             writer.bands.write(bands(hashes).astype("<u8").tobytes())
 
