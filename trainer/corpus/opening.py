@@ -17,12 +17,12 @@ import zstandard
 
 COMPRESSED = (".gz", ".zst", ".xz")
 
-MAX_RATIO = 400
-"""Text of one repeated word packs to 1/300 by gzip; natural text to 1/3 to 1/10, and logs to 1/50."""
+MAX_RATIO = 100
+"""Natural text packs to 1/3 to 1/10, logs to 1/50; one repeated word to 1/300 by gzip and to 1/10,000 by Zstandard."""
 
 BUFFER_BYTES = 1 << 16
 
-_FREE_BYTES = 64 << 20
+FREE_BYTES = 32 << 20
 """A file may become this large whatever its ratio: small files of one repeated line are no danger."""
 
 _XZ_MEMORY_BYTES = 128 << 20
@@ -64,7 +64,7 @@ class _Limited(io.RawIOBase):
 
     def __init__(self, stream: Any, packed_bytes: int) -> None:
         self._stream = stream
-        self._left = max(_FREE_BYTES, MAX_RATIO * packed_bytes)
+        self._left = max(FREE_BYTES, MAX_RATIO * packed_bytes)
 
     def readable(self) -> bool:
         return True

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.config_corpus import CorpusSection, SourceSection
-from trainer.corpus.opening import MAX_RATIO, BombError
+from trainer.corpus.opening import FREE_BYTES, MAX_RATIO, BombError
 from trainer.corpus.readings import BadLine, Document, Item, Unwanted
 from trainer.errors import MissingDependencyError
 
@@ -50,7 +50,7 @@ def read_parquet(source: SourceSection, file: Path, limits: CorpusSection) -> It
 def _refuse_bomb(table: "object", column: str, file: Path) -> None:
     """Raises BombError where a row group unpacks to far more than the whole file's size."""
     metadata = table.metadata  # type: ignore[attr-defined]
-    limit = max(64 << 20, MAX_RATIO * file.stat().st_size)
+    limit = max(FREE_BYTES, MAX_RATIO * file.stat().st_size)
     for group in range(metadata.num_row_groups):
         columns = [metadata.row_group(group).column(index) for index in range(metadata.num_columns)]
         if any(each.path_in_schema == column and each.total_uncompressed_size > limit for each in columns):
