@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trainer.corpus.work import ZstdWriter
 
@@ -61,7 +61,7 @@ class SourceAccount(BaseModel):
     counts: dict[str, int]
     """Documents read, kept for training, held out, and left out by kind."""
     rules: dict[str, int]
-    """Documents left out, by rule, in the order of the steps."""
+    """Documents left out, by rule."""
     changes: dict[str, int]
     """What the steps changed in documents that stayed: lines removed, redactions, repairs."""
     languages: dict[str, int]
@@ -152,6 +152,14 @@ class FateWriter:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def read_account(folder: Path) -> Account | None:
+    """The account of a corpus; None where there is none, or one of another version."""
+    try:
+        return Account.model_validate_json((folder / ACCOUNT).read_bytes())
+    except (OSError, ValidationError):
+        return None
 
 
 def fate_files(folder: Path, source: str) -> Iterator[Path]:
