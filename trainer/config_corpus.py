@@ -92,6 +92,12 @@ class CorpusSection(Section):
         return self
 
     @model_validator(mode="after")
+    def _standard_input_is_read_once(self) -> Self:
+        if sum(source.path == "-" for source in self.sources) > 1:
+            raise ValueError("several sources have path '-', but standard input can be read once only")
+        return self
+
+    @model_validator(mode="after")
     def _weights_fit(self) -> Self:
         unweighted = [source.name for source in self.sources if source.weight is None]
         if unweighted and len(unweighted) < len(self.sources):

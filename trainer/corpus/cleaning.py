@@ -18,6 +18,7 @@ from trainer.corpus.normalising import normalise
 from trainer.corpus.reading import BadLine, Document, PieceReader, Unwanted
 from trainer.corpus.signing import Signer
 from trainer.corpus.steps.draft import Draft, Dropped
+from trainer.corpus.steps.extract import extract_html
 from trainer.corpus.units import Unit
 from trainer.corpus.work import MAX_NOTED_BAD_LINES, Row, UnitFiles, UnitManifest, UnitWriter, new_unit
 from trainer.errors import BudgetError
@@ -132,7 +133,12 @@ class _Cleaning:
 
 def clean_document(config: CorpusSection, document: Document, language: str) -> Draft | Dropped:
     """Take one document through all steps. What comes out is in normal form."""
-    draft = Draft(normalise(document.text), language)
+    text: str | Dropped = document.text
+    if document.is_html:
+        text = extract_html(document.text, config.steps.html)
+    if isinstance(text, Dropped):
+        return text
+    draft = Draft(normalise(text), language)
     if len(draft.text) < config.min_chars:
         return too_short(len(draft.text), config)
     return draft

@@ -15,6 +15,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -37,6 +38,8 @@ from trainer.files import DISK, HashingWriter, locked, new_folder, partial_path,
 MAX_SHOWN_BAD_LINES = 10
 _MAX_NAMED_UNITS = 5
 _COPY_BYTES = 1 << 20
+_REMOVALS = 20
+"""Tries to remove the work folder, a fifth of a second apart. What stays is harmless and found by the next preparation."""
 
 Progress = Callable[[int, int], None]
 """Called with input bytes done and input bytes in all."""
@@ -82,6 +85,8 @@ def clean_shard(config: CorpusSection, folder: Path, index: int, count: int, aro
     """Phase 1 of the units index, index + count, ... (from 0). Returns how many there are. Raises CorpusError."""
     if _found(config, folder) is not None:
         return 0
+    if any(source.path == STANDARD_INPUT for source in config.sources):
+        raise CorpusError("corpus.sources: standard input cannot be shared out to shards; give a path on the shared volume")
     work = _Work(config, folder)
     with work.locked(f"trainer prepare --shard {index + 1}/{count}", f"shard-{index + 1}-of-{count}"):
         plan = work.plan(around.standard_input)
@@ -161,7 +166,7 @@ class _Work:
         try:
             yield
         except CorpusError:
-            DISK.remove(self.folder)
+            self._remove()
             raise
 
     def plan(self, standard_input: IO[bytes] | None) -> Plan:
@@ -218,8 +223,17 @@ class _Work:
         }
         with new_folder(self.corpus) as partial:
             manifest = write_corpus(self.config, self.settings, inputs, units, duplicates, partial)
-        DISK.remove(self.folder)
+        self._remove()
         return manifest
+
+    def _remove(self) -> None:
+        """Remove the work folder. A process that outlived a killed run may still write there for a moment."""
+        for _ in range(_REMOVALS):
+            with suppress(OSError):
+                DISK.remove(self.folder)
+            if not self.folder.exists():
+                return
+            time.sleep(0.2)
 
     def _stripped(self, plan: Plan, units: Units) -> Units:
         """The units without the lines that stand in many documents."""

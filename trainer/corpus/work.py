@@ -204,9 +204,14 @@ def new_unit(folder: Path) -> Iterator[Path]:
         DISK.make_folder(partial)
         yield partial
         DISK.flush_folder(partial)
-        if folder.exists():
-            DISK.remove(folder)
-        DISK.rename(partial, folder)
+        try:
+            if folder.exists():
+                DISK.remove(folder)
+            DISK.rename(partial, folder)
+        except OSError:
+            if not (folder / _UNIT).exists():  # else another process was quicker with the same unit
+                raise
+            DISK.remove(partial)
         DISK.flush_folder(folder.parent)
 
 
