@@ -12,13 +12,30 @@ from trainer.corpus.steps.draft import Dropped
 from trainer.errors import MissingDependencyError
 
 _TAG = re.compile(r"<(/?)([A-Za-z][A-Za-z0-9]{0,30})")
-_LEAVES = frozenset(
-    "area base br col embed hr img input link meta param source track wbr"  # void
-    " html head body p li dt dd tr td th thead tbody tfoot option optgroup rt rp colgroup".split()  # end by themselves
-)
+_LEAVES = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track", "wbr"}
+_LEAVES |= {
+    "html",
+    "head",
+    "body",
+    "p",
+    "li",
+    "dt",
+    "dd",
+    "tr",
+    "td",
+    "th",
+    "thead",
+    "tbody",
+    "tfoot",
+    "option",
+    "optgroup",
+    "rt",
+}
 """Elements that do not nest, or end where the next one begins. Unclosed ones of these are no depth."""
 _MARK = "\ufdd0"  # a code point that is never a character (Unicode 16.0, section 23.7)
-_ALONE = re.compile(r">(\s{0,64}+)([\u0800-\ud7ff\uf900-\ufdcf\ufdf0-\uffef]|&(?!para;|#182;|#x[Bb]6;)#?[A-Za-z0-9]{2,10};)(?=\s{0,64}+<)")
+_ALONE = re.compile(
+    r">(\s{0,64}+)([\u0800-\ud7ff\uf900-\ufdcf\ufdf0-\uffef]|&(?!para;|#182;|#x[Bb]6;)#?[A-Za-z0-9]{2,10};)(?=\s{0,64}+<)"
+)
 """A character of three bytes that is all of a text node. resiliparse 2.0.1 takes it for an icon and drops it: every
 《 between two links, every single Han character in bold. A mark beside it prevents that, and goes afterwards."""
 
@@ -47,8 +64,7 @@ def extract_html(html: str, limits: HtmlSection) -> str | Dropped:
 def nesting(html: str, enough: int) -> int:
     """How deep elements are nested, counted by tags alone; may stop as soon as it is above `enough`. O(n).
 
-    Never less than the parser's own depth by more than the elements that it adds itself, since end tags that match nothing count
-    as an end only where something is open.
+    Hardly ever less than the parser's own depth: an end tag that matches nothing open is no end here either.
     """
     if html.count("<") <= enough:
         return 0
