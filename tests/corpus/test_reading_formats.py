@@ -187,3 +187,17 @@ def test_frames_of_zstandard_may_follow_each_other(tmp_path: Path) -> None:
     compress = zstandard.ZstdCompressor().compress
     (tmp_path / "a.txt.zst").write_bytes(compress(b"one ") + compress(b"two"))
     assert texts(tmp_path) == ["one two"]
+
+
+CHINESE = "水磨坊在河边，灯光在石头之间行走，没有人数过桥下慢慢的船。\n" * 20
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "big5hkscs", "utf-16", "utf-8-sig"])
+def test_chinese_of_any_age_is_read_from_text_html_and_archives(encoding: str, tmp_path: Path) -> None:
+    text = CHINESE if encoding != "big5hkscs" else "水磨坊在河邊，燈光在石頭之間行走，沒有人數過橋下慢慢的船。\n" * 20
+    (tmp_path / "a.txt").write_bytes(text.encode(encoding))
+    (tmp_path / "b.html").write_bytes(f"<p>{text}".encode(encoding))
+    (tmp_path / "c.warc").write_bytes(warc(response("text/html", f"<p>{text}".encode(encoding))))
+    assert texts(tmp_path) == [text, f"<p>{text}", f"<p>{text}"]
+    if encoding == "gb18030":
+        assert texts(tmp_path / "a.txt", encoding="gbk") == [text]

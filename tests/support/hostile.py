@@ -83,7 +83,7 @@ def _picture(path: Path) -> None:
 
 
 def _not_utf8(path: Path) -> None:
-    path.write_bytes(b"a good line\n" + b"\xff\xfe\xfa bad line\n" * 3 + "Ein Satz mit ü\n".encode())
+    path.write_bytes(b"a good line\n" + b"\x81\x8d\x9d\xff bad line\n" * 3 + "Ein Satz mit ü\n".encode())
 
 
 def _deep_json(path: Path) -> None:
@@ -92,7 +92,7 @@ def _deep_json(path: Path) -> None:
 
 CASES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "one line of JSON": ("a.jsonl", _one_line, "read.too_long"),
-    "one line of text": ("a.txt", _one_line, "read.binary"),
+    "one line of text": ("a.txt", _one_line, "charset.binary"),
     "gzip bomb": ("a.jsonl.gz", _gzip, "read.bomb"),
     "zstd bomb": ("a.jsonl.zst", _zstd, "read.bomb"),
     "xz bomb": ("a.jsonl.xz", _xz, "read.bomb"),
@@ -101,7 +101,7 @@ CASES: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "gzip bomb in a WARC": ("a.warc", _warc_page, "read.too_long"),
     "deep HTML": ("a.html", _deep_html, "html.too_deep"),
     "long HTML": ("a.html", _long_html, "read.too_long"),
-    "binary file": ("a.txt", _picture, "read.binary"),
+    "binary file": ("a.txt", _picture, "charset.binary"),
     "no UTF-8": ("a.txt", _not_utf8, "read.not_utf8"),
     "deep JSON": ("a.jsonl", _deep_json, "read.not_json"),
 }

@@ -15,6 +15,7 @@ from trainer.corpus.finding import BOX, JSON_LINES, PLAIN_TEXT, files_at, files_
 from trainer.corpus.opening import DAMAGE, BombError, ZstdReader, opened
 from trainer.corpus.readings import BadLine, Document, Item, Unwanted, bounded_lines
 from trainer.corpus.recoding import as_utf8
+from trainer.corpus.steps.draft import Dropped
 from trainer.corpus.tables import read_parquet
 from trainer.corpus.web_pages import read_html, read_warc
 
@@ -25,11 +26,6 @@ __all__ = [
 
 MAX_LINE_BYTES_PER_CHAR = 6
 """JSON spells a character by at most as many bytes (\\u0000), but for pairs of surrogates."""
-
-MAX_CONTROLS = 0.05
-"""Share of control characters from which on a file is no text; pictures and archives have about 10%, texts none."""
-
-_CONTROLS = bytes(code for code in range(32) if chr(code) not in "\t\n\f\r\x1b")
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +138,8 @@ def _plain_text(source: SourceSection, file: Path, limits: CorpusSection) -> Ite
     num_chars, first_line = 0, 1
     with opened(file) as raw:
         stream = as_utf8(raw, source.encoding)
-        sample = stream.peek()
-        num_controls = len(sample) - len(sample.translate(None, _CONTROLS))
-        if num_controls > len(sample) * MAX_CONTROLS:
-            yield BadLine(source.name, str(file), 0, "a binary file: it is full of control characters", "read.binary")
+        if isinstance(stream, Dropped):
+            yield BadLine(source.name, str(file), 0, f"the file {stream.reason}", stream.rule)
             return
         for number, data in enumerate(bounded_lines(stream, limits.max_chars * MAX_LINE_BYTES_PER_CHAR), start=1):
             line = _decoded(data, limits.max_chars)

@@ -5,34 +5,34 @@ import io
 from typing import IO, Any
 
 from trainer.corpus.opening import BUFFER_BYTES
+from trainer.corpus.steps.charset import Decoded, decode
+from trainer.corpus.steps.draft import Dropped
+
+BINARY = "charset.binary"
 
 _CHUNK_BYTES = 1 << 16
 
 
-def as_utf8(raw: IO[bytes], encoding: str) -> "io.BufferedReader[Any]":
-    """The same text in UTF-8. `auto` leaves alone what is UTF-8 in its first 64 KiB, or of no encoding that can be told."""
+def as_utf8(raw: IO[bytes], encoding: str) -> "io.BufferedReader[Any] | Dropped":
+    """The same text in UTF-8, or why it is no text. `auto` goes by the first 64 KiB; what it cannot tell it leaves as it is."""
     stream = raw if isinstance(raw, io.BufferedReader) else io.BufferedReader(_Raw(raw), BUFFER_BYTES)
     name = encoding
     if encoding == "auto":
-        name = _detected(stream.peek())
+        told = decode(stream.peek())
+        if isinstance(told, Dropped) and told.rule == BINARY:
+            return told
+        name = told.encoding if isinstance(told, Decoded) else "utf-8"
     if codecs.lookup(name).name == "utf-8":
         return stream
     return io.BufferedReader(_Recoded(stream, name), BUFFER_BYTES)
 
 
-def decoded(data: bytes, encoding: str, declared: str | None, *, is_html: bool) -> str | None:
-    """A whole page as text; None if it is no text. `declared` is what came with the page, which may be wrong."""
-    if b"\0" in data[:1024]:
-        return None
-    return data.decode(encoding if encoding != "auto" else "utf-8", "replace")
-
-
-def _detected(sample: bytes) -> str:
-    try:
-        codecs.getincrementaldecoder("utf-8")().decode(sample)  # a character may be cut at the end of the sample
-    except UnicodeDecodeError:
-        return "utf-8"
-    return "utf-8"
+def decoded(data: bytes, encoding: str, declared: str | None) -> str | Dropped:
+    """A whole page as text, or why it is none. `declared` is what came with the page, which may be wrong."""
+    if encoding != "auto":
+        return data.decode(encoding, "replace")
+    told = decode(data, declared)
+    return told.text if isinstance(told, Decoded) else told
 
 
 class _Raw(io.RawIOBase):

@@ -8,6 +8,7 @@ from trainer.corpus.archives import read_records
 from trainer.corpus.opening import opened
 from trainer.corpus.readings import Document, Item, Unwanted, bounded_rest
 from trainer.corpus.recoding import decoded
+from trainer.corpus.steps.draft import Dropped
 
 MAX_PAGE_BYTES_PER_CHAR = 4
 
@@ -55,9 +56,9 @@ def _page(
     *,
     is_html: bool = True,
 ) -> Item:
-    text = decoded(data, source.encoding, charset, is_html=is_html)
-    if text is None:
-        return Unwanted(source.name, str(file), number, "binary, or of no encoding that can be told", "read.binary")
+    text = decoded(data, source.encoding, charset)
+    if isinstance(text, Dropped):
+        return Unwanted(source.name, str(file), number, text.reason, text.rule)
     if len(text) > limits.max_chars:
         return Unwanted(source.name, str(file), number, f"longer than corpus.max_chars {limits.max_chars}", "read.too_long")
     return Document(source.name, text, str(file), number, is_html=is_html)
