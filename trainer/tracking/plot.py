@@ -20,6 +20,7 @@ NUM_COLOURS = 8
 _CHAR_WIDTH = 6.8
 """Mean width of a character at the CSS's 12 px, a little generous: SVG has no layout of its own."""
 _ROW = 17.0
+_WIDEST_COLUMN = 56.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +264,7 @@ def column_chart(title: str, labels: Sequence[str], values: Sequence[float], siz
     """Vertical columns from zero, each with its value above it and its label below."""
     width, height = size.width, size.height
     largest = max((value for value in values if drawable(value)), default=0.0) or 1.0
-    step = width / max(1, len(values))
+    step = min(_WIDEST_COLUMN, width / max(1, len(values)))
     parts = []
     for place, (label, value) in enumerate(zip(labels, values, strict=True)):
         tall = height * value / largest if drawable(value) else 0.0
