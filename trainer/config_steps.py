@@ -97,6 +97,8 @@ class C4Section(Section):
     """Remove lines that speak of JavaScript."""
     policy: bool = True
     """Remove lines that speak of terms of use, privacy policy or cookies."""
+    citations: bool = True
+    """Take [1], [edit] and [citation needed] out of lines."""
     min_sentences: NonNegativeInt | None = 5
     """Fewest sentences of a document after that."""
     lorem_ipsum: bool = True

@@ -14,9 +14,11 @@ import zstandard
 from trainer.config_corpus import CorpusSection, SourceSection
 from trainer.corpus.deduplicating import NEAR, Units, find_duplicates
 from trainer.corpus.preparing import prepare
-from trainer.corpus.work import INDEX, NUM_BANDS, NUM_HASHES, UnitFiles, UnitManifest
+from trainer.corpus.steps.near_duplicates import BANDS, NUM_HASHES
+from trainer.corpus.work import INDEX, UnitFiles, UnitManifest
 
 GIGABYTE = 1 << 30
+_LARGEST = (1 << 64) - 1
 MAX_CHARS = 1_000_000
 _BLANK = (b" " * 1023 + b"\n") * 1024
 
@@ -140,9 +142,9 @@ def find_in_tables(folder: str) -> dict[str, int]:
         unit.mkdir()
         index = np.zeros(per_unit, INDEX)
         for half in ("high", "low"):
-            index[half] = chance.integers(0, 1 << 63, per_unit, dtype=np.uint64) * 2
+            index[half] = chance.integers(0, _LARGEST, per_unit, dtype=np.uint64)
         signatures = chance.integers(0, 1 << 32, (per_unit, NUM_HASHES), dtype=np.uint32)
-        bands = chance.integers(0, 1 << 63, (per_unit, NUM_BANDS), dtype=np.uint64)
+        bands = chance.integers(0, _LARGEST, (per_unit, BANDS), dtype=np.uint64)
         index[:100], signatures[100:300], bands[100:300, 5] = equal, like, like_band
         for name, array in (("index", index), ("signatures", signatures), ("bands", bands)):
             (unit / f"{name}.bin").write_bytes(array.tobytes())

@@ -19,6 +19,7 @@ from trainer.corpus.reading import BadLine, Document, PieceReader, Unwanted
 from trainer.corpus.signing import Signer
 from trainer.corpus.steps.draft import Draft, Dropped
 from trainer.corpus.steps.extract import extract_html
+from trainer.corpus.steps.near_duplicates import ALGORITHM
 from trainer.corpus.units import Unit
 from trainer.corpus.work import MAX_NOTED_BAD_LINES, Row, UnitFiles, UnitManifest, UnitWriter, new_unit
 from trainer.errors import BudgetError
@@ -43,7 +44,7 @@ class CleanJob:
 
 def unit_key(settings: str, unit: Unit) -> str:
     """Names the settings, the program and the input that a unit's result follows from."""
-    return hashlib.sha256(canonical_json([__version__, settings, unit.identity()])).hexdigest()
+    return hashlib.sha256(canonical_json([__version__, ALGORITHM, settings, unit.identity()])).hexdigest()
 
 
 def clean_unit(job: CleanJob) -> UnitManifest:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from trainer.config_corpus import CorpusSection
 from trainer.corpus.partitions import Records, group_starts, num_partitions, partitioned
-from trainer.corpus.work import NUM_BANDS, NUM_HASHES, UnitFiles, UnitManifest, starts
+from trainer.corpus.steps.near_duplicates import BANDS, NUM_HASHES
+from trainer.corpus.work import UnitFiles, UnitManifest, starts
 from trainer.errors import CorpusError
 
 EXACT, NEAR = 1, 2
@@ -32,7 +33,6 @@ MAX_LEADERS = 32
 """Documents of one band's bucket that others are compared with: a bucket of many different documents costs no more."""
 
 _PAIRS_AT_ONCE = 8192
-_MIX = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: spreads the number of a band over all bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def _prints(units: Units) -> Iterator[Records]:
 
 
 def _near(config: CorpusSection, units: Units, left_out: NDArray[np.uint64], folder: Path) -> Records:
-    count = num_partitions(units.num_documents * NUM_BANDS, _BAND.itemsize, config.memory_bytes)
+    count = num_partitions(units.num_documents * BANDS, _BAND.itemsize, config.memory_bytes)
     edges = np.empty(0, _EDGE)
     for group in partitioned(_bands(units, left_out), "key", _EVERYTHING, count, folder / "bands"):
         more = _edges_of(group, units, config.near_duplicates.similarity)
@@ -148,8 +148,8 @@ def _bands(units: Units, left_out: NDArray[np.uint64]) -> Iterator[Records]:
         numbers = np.arange(start, start + len(hashes), dtype=np.uint64)
         stays = ~np.isin(numbers, left_out, assume_unique=True)
         hashes, numbers = hashes[stays], numbers[stays]
-        records = np.empty((len(numbers), NUM_BANDS), _BAND)
-        records["key"] = (hashes ^ (np.arange(NUM_BANDS, dtype=np.uint64) * _MIX)) * _MIX
+        records = np.empty((len(numbers), BANDS), _BAND)
+        records["key"] = hashes
         records["number"] = numbers[:, None]
         yield records.reshape(-1)
 

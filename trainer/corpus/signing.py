@@ -7,6 +7,7 @@ import numpy as np
 from trainer.config_corpus import CorpusSection
 from trainer.corpus.normalising import fingerprint
 from trainer.corpus.steps.draft import Draft
+from trainer.corpus.steps.near_duplicates import bands, signature
 from trainer.corpus.work import INDEX, Row, UnitWriter
 
 MAX_SIGNED_CHARS = 1_000_000
@@ -31,8 +32,6 @@ class Signer:
         if writer.lines is not None:
             writer.lines.write(np.array(sorted(line_hashes(text, self._min_line_chars)), "<u8").tobytes())
         if writer.bands is not None and writer.signatures is not None:
-            from trainer.corpus.steps.near_duplicates import bands, signature
-
             hashes = signature(text[:MAX_SIGNED_CHARS], draft.language)
             writer.signatures.write(hashes.astype("<u4").tobytes())
             writer.bands.write(bands(hashes).astype("<u8").tobytes())

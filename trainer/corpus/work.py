@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trainer.corpus.opening import ZstdReader
+from trainer.corpus.steps.near_duplicates import BANDS, NUM_HASHES
 from trainer.errors import CorpusError
 from trainer.files import DISK, PARTIAL_SUFFIX, HashingWriter, storage_errors, write_json
 
@@ -39,9 +40,6 @@ INDEX = np.dtype(
     ]
 )
 """A kept document: its fingerprint as two numbers (big-endian halves), its place, its size."""
-
-NUM_HASHES, NUM_BANDS = 112, 14
-"""Of a MinHash signature: 14 bands of 8 hashes."""
 
 MAX_NOTED_BAD_LINES = 10
 
@@ -251,7 +249,7 @@ class UnitFiles:
 
     def bands(self) -> NDArray[np.uint64]:
         """(kept documents, bands)."""
-        return np.fromfile(self.folder / _BANDS, "<u8").reshape(-1, NUM_BANDS)
+        return np.fromfile(self.folder / _BANDS, "<u8").reshape(-1, BANDS)
 
     def signatures(self, places: NDArray[np.int64]) -> NDArray[np.uint32]:
         """(places, hashes) of some kept documents."""

@@ -48,7 +48,7 @@ _CODECS |= {f"cp{number}" for number in range(1250, 1259)} | {f"iso8859_{part}" 
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\r\f\x1b\0"))
 _LOOKED_AT = 65_536
 _MIN_EVERYDAY = 0.8
-"""Least share of everyday characters in Chinese. Of 1,500 poems, the hardest text, 0.86 and more; by the wrong table 0.75 at most."""
+"""Least share of everyday characters. Of 1,500 poems, the hardest text, 0.86 and more; by the wrong table at most 0.75."""
 _MAX_DAMAGED = 0.001
 """Most characters that may be damaged, for each character."""
 

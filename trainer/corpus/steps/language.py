@@ -19,8 +19,8 @@ _KANA = re.compile("[\u3041-\u3096\u30a1-\u30fa\uff66-\uff9d]")
 _HANGUL = re.compile("[\uac00-\ud7a3\u1100-\u11ff\u3131-\u318e]")
 _LETTERS = re.compile(r"[^\W\d_]")
 _PROSE_WORD = re.compile(r"(?<!\S)[^\W\d_][^\W\d_'’-]*(?=[\s.,;:!?)]|$)")
-"""A word between blanks, perhaps with a mark behind it. Code, markup and addresses have few; without them the model is sure of 494 of
-the 495 pages of the Python documentation in the box, with them of 425."""
+"""A word between blanks, perhaps with a mark behind it. Code, markup and addresses have few: without them the model is sure of
+494 of the 495 pages of the Python documentation in the box, with them of 425."""
 _WORD = re.compile(r"[^\W\d_]+")
 _PIECE_CHARS = 1_000
 _MAX_PIECES = 8

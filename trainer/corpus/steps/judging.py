@@ -1,0 +1,148 @@
+"""What quality rules of both languages share: limits with a reason, prose apart from code, repetition. Pure."""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from trainer.config_steps import RepetitionSection
+from trainer.corpus.steps.draft import Dropped
+
+_FENCE = re.compile(r"\s{0,8}(?:```|~~~)")
+_HAN = re.compile("[\u3400-\u9fff]")
+_MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, its bits look drawn by lot (2^64 over the golden ratio)
+
+
+class Limit(NamedTuple):
+    """A measured value and the thresholds that it must keep; None is no threshold."""
+
+    rule: str
+    what: str
+    value: float
+    least: float | None = None
+    most: float | None = None
+
+
+def first_broken(limits: Iterable[Limit]) -> Dropped | None:
+    """The first limit that is not kept, as a reason. What stands behind it is not measured."""
+    for rule, what, value, least, most in limits:
+        if least is not None and value < least:
+            return Dropped(rule, f"{what} {value:.4g} is below {least:g}")
+        if most is not None and value > most:
+            return Dropped(rule, f"{what} {value:.4g} is above {most:g}")
+    return None
+
+
+def share(part: float, whole: float) -> float:
+    """part / whole, and 0 of nothing."""
+    return part / whole if whole else 0.0
+
+
+def code_lines(lines: Sequence[str]) -> list[bool]:
+    """Which lines are code: in a fence of Markdown, or indented by a tab or four blanks and not mainly Chinese.
+
+    A fence that never ends is none.
+    """
+    marks = [number for number, line in enumerate(lines) if _FENCE.match(line)]
+    fenced: set[int] = set()
+    for start, end in zip(marks[0::2], marks[1::2], strict=False):
+        fenced.update(range(start, end + 1))
+    return [
+        number in fenced or (line.startswith(("    ", "\t")) and 3 * len(_HAN.findall(line)) < len(line.strip()))
+        for number, line in enumerate(lines)
+    ]
+
+
+def prose_of(text: str, keep_code: bool) -> str:
+    """The text without its lines of code, if code is to be kept from judgement."""
+    if not keep_code or not ("\n    " in text or "\n\t" in text or "```" in text or "~~~" in text):
+        return text
+    lines = text.split("\n")
+    return "\n".join(line for line, is_code in zip(lines, code_lines(lines), strict=True) if not is_code)
+
+
+def duplicates(pieces: Iterable[str]) -> tuple[int, int]:
+    """How many pieces stood there before, and their characters."""
+    seen: set[str] = set()
+    count = chars = 0
+    for piece in pieces:
+        if piece in seen:
+            count += 1
+            chars += len(piece)
+        else:
+            seen.add(piece)
+    return count, chars
+
+
+def repetition(text: str, words: Sequence[str], rules: RepetitionSection, prefix: str) -> Iterator[Limit]:
+    """Gopher's rules (arXiv 2112.11446, table A1) on lines, paragraphs and n-grams of the words given.
+
+    Each character counts once, however many repeated n-grams it lies in, and not where an n-gram stands first.
+    """
+    paragraphs = [part for part in re.split(r"\n{2,}", text) if part.strip()]
+    lines = [line for line in text.split("\n") if line.strip()]
+    chars = len(text)
+    for name, pieces, most, most_chars in (
+        ("paragraph", paragraphs, rules.max_duplicate_paragraphs, rules.max_duplicate_paragraph_chars),
+        ("line", lines, rules.max_duplicate_lines, rules.max_duplicate_line_chars),
+    ):
+        count, repeated = duplicates(pieces)
+        yield Limit(f"{prefix}.duplicate_{name}s", f"share of repeated {name}s", share(count, len(pieces)), most=most)
+        what = f"share of characters in repeated {name}s"
+        yield Limit(f"{prefix}.duplicate_{name}_chars", what, share(repeated, chars), most=most_chars)
+    sizes = {n for n, _ in (*rules.max_top_ngrams, *rules.max_duplicate_ngrams)}
+    if not sizes or len(words) < min(sizes):
+        return
+    numbers, lengths = _numbered(words)
+    for n, most in rules.max_top_ngrams:
+        what = f"share of characters in the most frequent {n}-gram"
+        yield Limit(f"{prefix}.top_{n}_gram", what, share(_top_chars(numbers, lengths, n), chars), most=most)
+    for n, most in rules.max_duplicate_ngrams:
+        what = f"share of characters in repeated {n}-grams"
+        yield Limit(f"{prefix}.duplicate_{n}_grams", what, share(_repeated_chars(numbers, lengths, n), chars), most=most)
+
+
+def _numbered(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Each word's number (equal for equal words) and length."""
+    number_of: dict[str, int] = {}
+    numbers = np.fromiter((number_of.setdefault(word, len(number_of)) for word in words), dtype=np.uint64, count=len(words))
+    lengths = np.fromiter(map(len, words), dtype=np.int64, count=len(words))
+    return numbers, lengths
+
+
+def _ngram_keys(numbers: np.ndarray, n: int) -> np.ndarray:
+    """A 64-bit key for the n words from each place."""
+    keys = np.zeros(len(numbers) - n + 1, dtype=np.uint64)
+    for offset in range(n):
+        keys = (keys ^ (numbers[offset : len(numbers) - n + 1 + offset] + np.uint64(1))) * _MIX
+        keys ^= keys >> np.uint64(29)
+    return keys
+
+
+def _top_chars(numbers: np.ndarray, lengths: np.ndarray, n: int) -> int:
+    """Characters in all places of the most frequent n-gram, blanks between its words with them; 0 where none repeats."""
+    if len(numbers) < n:
+        return 0
+    _, first, counts = np.unique(_ngram_keys(numbers, n), return_index=True, return_counts=True)
+    most = int(counts.max())
+    if most < 2:
+        return 0
+    at = int(first[counts == most].min())
+    blanks = n - 1 if int(lengths.max()) > 1 else 0
+    return most * (int(lengths[at : at + n].sum()) + blanks)
+
+
+def _repeated_chars(numbers: np.ndarray, lengths: np.ndarray, n: int) -> int:
+    """Characters of words that lie in an n-gram which stood there before."""
+    if len(numbers) < n:
+        return 0
+    keys = _ngram_keys(numbers, n)
+    _, first = np.unique(keys, return_index=True)
+    again = np.ones(len(keys), dtype=bool)
+    again[first] = False
+    starts = np.zeros(len(numbers) + 1, dtype=np.int64)
+    starts[: len(keys)] += again
+    starts[n : n + len(keys)] -= again
+    covered = np.cumsum(starts[:-1]) > 0
+    return int(lengths[covered].sum())
