@@ -8,10 +8,10 @@ import numpy as np
 
 from trainer.config_steps import RepetitionSection
 from trainer.corpus.steps.draft import Dropped
+from trainer.corpus.steps.hashing import rolling_keys
 
 _FENCE = re.compile(r"\s{0,8}(?:```|~~~)")
 _HAN = re.compile("[\u3400-\u9fff]")
-_MIX = np.uint64(0x9E3779B97F4A7C15)  # odd, its bits look drawn by lot (2^64 over the golden ratio)
 
 
 class Limit(NamedTuple):
@@ -111,20 +111,11 @@ def _numbered(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return numbers, lengths
 
 
-def _ngram_keys(numbers: np.ndarray, n: int) -> np.ndarray:
-    """A 64-bit key for the n words from each place."""
-    keys = np.zeros(len(numbers) - n + 1, dtype=np.uint64)
-    for offset in range(n):
-        keys = (keys ^ (numbers[offset : len(numbers) - n + 1 + offset] + np.uint64(1))) * _MIX
-        keys ^= keys >> np.uint64(29)
-    return keys
-
-
 def _top_chars(numbers: np.ndarray, lengths: np.ndarray, n: int) -> int:
     """Characters in all places of the most frequent n-gram, blanks between its words with them; 0 where none repeats."""
     if len(numbers) < n:
         return 0
-    _, first, counts = np.unique(_ngram_keys(numbers, n), return_index=True, return_counts=True)
+    _, first, counts = np.unique(rolling_keys(numbers, n), return_index=True, return_counts=True)
     most = int(counts.max())
     if most < 2:
         return 0
@@ -137,7 +128,7 @@ def _repeated_chars(numbers: np.ndarray, lengths: np.ndarray, n: int) -> int:
     """Characters of words that lie in an n-gram which stood there before."""
     if len(numbers) < n:
         return 0
-    keys = _ngram_keys(numbers, n)
+    keys = rolling_keys(numbers, n)
     _, first = np.unique(keys, return_index=True)
     again = np.ones(len(keys), dtype=bool)
     again[first] = False
