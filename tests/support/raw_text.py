@@ -30,7 +30,8 @@ def documents(seed: str, count: int) -> list[str]:
         elif number % 11 == 10:
             texts.append(texts[-5] + "\nAnother line at its end.")
         else:
-            texts.append("\n".join(["Home | About | Contact | Imprint", *sentences(f"{seed} {number}", 12)]))
+            lines = ["Home | About | Contact | Imprint", *sentences(f"{seed} {number}", 12)]
+            texts.append("\n".join([*lines, f"Write to boats{number}@river-mill.net."]))
     return texts
 
 
@@ -61,6 +62,7 @@ def section(sources: list[dict[str, Any]], **fields: Any) -> CorpusSection:
         "part_bytes": 20_000,
         "unit_bytes": 3_000,
         "workers": 1,
+        "steps": {"repair": True, "redaction": {"replace": ["email"]}},
         "near_duplicates": {"enabled": True},
         "repeated_lines": {"max_documents": 20},
     }

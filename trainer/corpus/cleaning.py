@@ -7,16 +7,19 @@ restart finds it and goes on with the others.
 import hashlib
 import os
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from multiprocessing import parent_process
 from pathlib import Path
 
 from trainer import __version__
 from trainer.config_corpus import CorpusSection
 from trainer.config_section import canonical_json
+from trainer.config_steps import StepsSection
 from trainer.corpus.normalising import normalise
 from trainer.corpus.reading import BadLine, Document, PieceReader, Unwanted
 from trainer.corpus.signing import Signer
+from trainer.corpus.steps.build import Step, steps_of
 from trainer.corpus.steps.draft import Draft, Dropped
 from trainer.corpus.steps.extract import extract_html
 from trainer.corpus.steps.near_duplicates import ALGORITHM
@@ -140,9 +143,23 @@ def clean_document(config: CorpusSection, document: Document, language: str) -> 
     if isinstance(text, Dropped):
         return text
     draft = Draft(normalise(text), language)
+    steps = steps_for(config.steps, language)
+    for step in steps:
+        outcome = step(draft)
+        if isinstance(outcome, Dropped):
+            return outcome
+        draft = outcome
+    if steps:
+        draft = replace(draft, text=normalise(draft.text))
     if len(draft.text) < config.min_chars:
         return too_short(len(draft.text), config)
     return draft
+
+
+@lru_cache(maxsize=64)
+def steps_for(section: StepsSection, language: str) -> tuple[Step, ...]:
+    """The configured steps for a source's language, built once a process. Raises CorpusError, MissingDependencyError."""
+    return steps_of(section, language)
 
 
 def too_short(num_chars: int, config: CorpusSection) -> Dropped:

@@ -28,12 +28,13 @@ from trainer.corpus.cleaning import CleanJob, clean_unit, unit_key
 from trainer.corpus.deduplicating import Units, find_duplicates
 from trainer.corpus.finding import STANDARD_INPUT, files_of
 from trainer.corpus.repeated_lines import StripJob, find_repeated_lines, save_hashes, strip_key, strip_unit
+from trainer.corpus.steps.build import input_files
 from trainer.corpus.store import CorpusManifest, read_manifest
 from trainer.corpus.units import Plan, Unit, make_plan
 from trainer.corpus.work import UnitFiles, UnitManifest
 from trainer.corpus.writing import write_corpus
 from trainer.errors import CorpusError
-from trainer.files import DISK, HashingWriter, locked, new_folder, partial_path, storage_errors
+from trainer.files import DISK, HashingWriter, locked, new_folder, partial_path, record_of, storage_errors
 
 MAX_SHOWN_BAD_LINES = 10
 _MAX_NAMED_UNITS = 5
@@ -139,7 +140,14 @@ def _refuse_changed_inputs(manifest: CorpusManifest, settings: str, inputs: dict
 
 
 def _settings(config: CorpusSection) -> str:
-    return hashlib.sha256(canonical_json(config.identity())).hexdigest()
+    """Names the settings, with the content of the word lists and evaluation sets that they name. Raises CorpusError."""
+    lists = []
+    for file in input_files(config.steps):
+        try:
+            lists.append(record_of(file).sha256)
+        except OSError as error:
+            raise CorpusError(f"corpus.steps: {file} cannot be read ({error.strerror})") from None
+    return hashlib.sha256(canonical_json([config.identity(), lists] if lists else config.identity())).hexdigest()
 
 
 @dataclass

@@ -10,7 +10,7 @@ from trainer.tracking.plot import bar_chart, column_chart
 from trainer.tracking.report_parts import figure, section, table
 
 _STEPS = (
-    "read", "html", "repair", "language", "gopher", "repetition", "c4", "fineweb", "han", "harmful", "redaction",
+    "read", "charset", "html", "repair", "language", "c4", "gopher", "repetition", "fineweb", "chinese", "harmful", "redaction",
     "decontamination", "too_short", "repeated_lines", "duplicate", "near_duplicate", "mix",
 )  # fmt: skip
 """Rules by what stands before their dot, in the order in which documents meet them."""
