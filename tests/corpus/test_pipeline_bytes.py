@@ -41,7 +41,7 @@ def test_any_number_of_processes_writes_the_same_bytes(
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
 
 
-@pytest.mark.parametrize("unit_bytes", [700, 50_000, 10**9])
+@pytest.mark.parametrize("unit_bytes", [1500, 50_000, 10**9])
 def test_units_of_any_size_give_the_same_bytes(
     unit_bytes: int, sources: list[dict[str, Any]], undisturbed: dict[str, str], tmp_path: Path
 ) -> None:

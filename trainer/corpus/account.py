@@ -107,11 +107,15 @@ class SourceTally:
     clean_chars: int = 0
     samples: dict[str, list[Sample]] = field(default_factory=dict)
 
+    def wants_sample(self, rule: str) -> bool:
+        """Whether a document that this rule leaves out will be shown."""
+        return len(self.samples.get(rule, ())) < MAX_SAMPLES
+
     def left_out(self, rule: str, sample: Sample | None) -> None:
         """Count a document that a rule leaves out; the first ones of a rule are shown."""
         self.rules[rule] += 1
-        if sample is not None and len(self.samples.setdefault(rule, [])) < MAX_SAMPLES:
-            self.samples[rule].append(sample)
+        if sample is not None and self.wants_sample(rule):
+            self.samples.setdefault(rule, []).append(sample)
 
     def account(self, train_bytes: int, held_out_bytes: int, repeats: float) -> SourceAccount:
         return SourceAccount(

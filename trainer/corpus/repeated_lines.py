@@ -88,12 +88,12 @@ def strip_unit(job: StripJob) -> UnitManifest:
         try:
             for row in cleaned.rows():
                 end_if_orphaned()
-                stripped = row if row.text is None else _stripped(row, row.text, hashes, job.config)
-                if stripped.text is None:
+                stripped = row if row.stored is None else _stripped(row, hashes, job.config)
+                if isinstance(stripped, Row):
                     signer.drop(stripped)
                 else:
                     kept += 1
-                    signer.keep(row.piece, row.line, Draft(stripped.text, stripped.language, stripped.changes))
+                    signer.keep(row.piece, row.line, stripped)
             writer.close()
         except BaseException:
             writer.abandon()
@@ -102,21 +102,23 @@ def strip_unit(job: StripJob) -> UnitManifest:
     return manifest
 
 
-def _stripped(row: Row, text: str, hashes: NDArray[np.uint64], config: CorpusSection) -> Row:
-    """A document without its repeated lines; dropped if too little is left."""
+def _stripped(row: Row, hashes: NDArray[np.uint64], config: CorpusSection) -> Draft | Row:
+    """A document without its repeated lines; a dropped row if too little is left."""
+    text = row.text
+    whole = Draft(text, row.language, row.changes)
     lines = text.split("\n")
     candidates = [place for place, line in enumerate(lines) if len(line.strip()) >= config.repeated_lines.min_chars]
     if not candidates or not len(hashes):
-        return row
+        return whole
     wanted = np.array([line_hash(lines[place]) for place in candidates], np.uint64)
     places = np.minimum(np.searchsorted(hashes, wanted), len(hashes) - 1)
     removed = {candidates[at] for at in np.flatnonzero(hashes[places] == wanted)}
     if not removed:
-        return row
+        return whole
     left = normalise("\n".join(line for place, line in enumerate(lines) if place not in removed))
     if len(left) < config.min_chars:
         dropped = too_short(len(left), config)
         reason = f"without its repeated lines {dropped.reason}"
         return Row(row.piece, row.line, row.language, row.chars, rule=RULE, reason=reason, sample=text[:SAMPLE_CHARS])
     changes = (*row.changes, (RULE, len(removed)))
-    return Row(row.piece, row.line, row.language, len(left), left, changes)
+    return Draft(left, row.language, changes)

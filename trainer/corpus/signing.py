@@ -8,6 +8,7 @@ from trainer.config_corpus import CorpusSection
 from trainer.corpus.normalising import fingerprint
 from trainer.corpus.steps.draft import Draft
 from trainer.corpus.steps.near_duplicates import bands, signature
+from trainer.corpus.store import line_of_text
 from trainer.corpus.work import INDEX, Row, UnitWriter
 
 MAX_SIGNED_CHARS = 1_000_000
@@ -24,7 +25,7 @@ class Signer:
     def keep(self, piece: int, line: int, draft: Draft) -> None:
         """Write a document that stays for now."""
         text, writer = draft.text, self._writer
-        writer.rows.write(Row(piece, line, draft.language, len(text), text, draft.changes).line_of_json())
+        writer.rows.write(Row(piece, line, draft.language, len(text), line_of_text(text), draft.changes).to_lines())
         name = fingerprint(text)
         high, low = int.from_bytes(name[:8], "big"), int.from_bytes(name[8:], "big")
         record = np.array([(high, low, line, piece, len(text), len(text.encode()), 0)], INDEX)
@@ -38,7 +39,7 @@ class Signer:
 
     def drop(self, row: Row) -> None:
         """Write why there is no document in a place."""
-        self._writer.rows.write(row.line_of_json())
+        self._writer.rows.write(row.to_lines())
 
 
 def line_hash(line: str) -> int:

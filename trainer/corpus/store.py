@@ -54,6 +54,17 @@ class CorpusManifest(BaseModel):
         return [part for part in self.parts if part.split == split]
 
 
+def line_of_text(text: str) -> bytes:
+    """A document as it stands in a part."""
+    return json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n"
+
+
+def text_of_line(line: bytes) -> str:
+    """The document that stands in a line of a part."""
+    text: str = json.loads(line)["text"]
+    return text
+
+
 class PartWriter:
     """Writes the documents of one source and split into parts of about `part_bytes` of text each."""
 
@@ -66,11 +77,11 @@ class PartWriter:
         self._text_bytes = 0
         self.parts: list[Part] = []
 
-    def add(self, text: str) -> str:
-        """Append one document. Returns the file that it will be in."""
+    def add(self, line: bytes, text_bytes: int) -> str:
+        """Append a document as it stands in a part. Returns the file that it will be in."""
         name = self._name()
-        self._lines.append(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
-        self._text_bytes += len(text.encode())
+        self._lines.append(line)
+        self._text_bytes += text_bytes
         if self._text_bytes >= self._part_bytes:
             self.flush()
         return name
@@ -133,7 +144,7 @@ def read_part(folder: Path, part: Part) -> Iterator[str]:
         with path.open("rb") as raw:
             stream = io.BufferedReader(ZstdReader(raw))
             for line in stream:
-                yield json.loads(line)["text"]
+                yield text_of_line(line)
     except (OSError, EOFError, zstandard.ZstdError, ValueError, KeyError) as error:
         raise CorpusError(f"{path}: damaged or missing ({error}); remove {folder} and run `trainer prepare` again") from None
 

@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trainer.corpus.opening import ZstdReader
 from trainer.corpus.steps.near_duplicates import BANDS, NUM_HASHES
+from trainer.corpus.store import text_of_line
 from trainer.errors import CorpusError
 from trainer.files import DISK, PARTIAL_SUFFIX, HashingWriter, storage_errors, write_json
 
@@ -80,7 +81,8 @@ class Row:
     line: int
     language: str
     chars: int
-    text: str | None = None
+    stored: bytes | None = None
+    """Its text as a line of a part: writing passes it on as it is."""
     changes: tuple[tuple[str, int], ...] = ()
     rule: str = ""
     reason: str = ""
@@ -89,26 +91,27 @@ class Row:
     is_bad: bool = False
     """Whether the place could not be read."""
 
-    def line_of_json(self) -> bytes:
+    @property
+    def text(self) -> str:
+        """The text of a kept document."""
+        return text_of_line(self.stored or b"")
+
+    def to_lines(self) -> bytes:
+        """What is noted of the document, in a line, and of a kept one its text in another."""
         values: dict[str, Any] = {"p": self.piece, "l": self.line, "n": self.chars, "g": self.language}
-        for key, value in (
-            ("t", self.text),
-            ("c", self.changes),
-            ("r", self.rule),
-            ("w", self.reason),
-            ("s", self.sample),
-            ("b", self.is_bad),
-        ):
-            if value or (key == "t" and value is not None):
-                values[key] = value
-        return json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
+        told = {"c": self.changes, "r": self.rule, "w": self.reason, "s": self.sample, "b": self.is_bad}
+        values |= {key: value for key, value in told.items() if value}
+        noted = json.dumps(values, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace") + b"\n"
+        return noted + (self.stored or b"")
 
     @staticmethod
-    def of_json(line: bytes) -> "Row":
-        values = json.loads(line)
+    def of_lines(noted: bytes, lines: Iterator[bytes]) -> "Row":
+        """The row whose first line is `noted`; a second one is taken from `lines` where the document was kept."""
+        values = json.loads(noted)
         changes = tuple((str(rule), int(count)) for rule, count in values.get("c", ()))
-        told = (values.get("t"), changes, values.get("r", ""), values.get("w", ""), values.get("s", ""), values.get("b", False))
-        return Row(values["p"], values["l"], values["g"], values["n"], *told)
+        told = (changes, values.get("r", ""), values.get("w", ""), values.get("s", ""), values.get("b", False))
+        stored = None if told[1] else next(lines)
+        return Row(values["p"], values["l"], values["g"], values["n"], stored, *told)
 
 
 class ZstdWriter:
@@ -234,9 +237,10 @@ class UnitFiles:
         path = self.folder / _ROWS
         try:
             with path.open("rb") as raw:
-                for line in io.BufferedReader(ZstdReader(raw), _BUFFER_BYTES):
-                    yield Row.of_json(line)
-        except (OSError, EOFError, zstandard.ZstdError, ValueError, KeyError) as error:
+                lines = iter(io.BufferedReader(ZstdReader(raw), _BUFFER_BYTES))
+                for noted in lines:
+                    yield Row.of_lines(noted, lines)
+        except (OSError, EOFError, zstandard.ZstdError, ValueError, KeyError, RuntimeError) as error:
             raise CorpusError(f"{path}: damaged or missing ({error}); remove {self.folder} and prepare again") from None
 
     def index(self) -> NDArray[np.void]:

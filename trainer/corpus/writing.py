@@ -39,6 +39,7 @@ class Kept:
     row: Row
     number: int
     name: bytes
+    text_bytes: int
     repeats: np.void | None
 
 
@@ -145,15 +146,15 @@ class _Writing:
         self, tally: SourceTally, name: str, item: Kept, repeats: float, writers: dict[Split, PartWriter]
     ) -> tuple[dict[str, object], int]:
         """Write a document, or find that it repeats one. Returns its fate and how often it is taken."""
-        row, text = item.row, item.row.text or ""
+        row = item.row
         tally.counts["read"] += 1
         tally.read_chars += row.chars
-        self.clusters.see(item.number, name, text)
+        self.clusters.see(item.number, name, row)
         fate: dict[str, object] = {"id": name, "chars": row.chars, "language": row.language}
         if row.changes:
             fate["changes"] = dict(row.changes)
         if item.repeats is not None:
-            return fate | self._repeated(tally, name, item.repeats, text), 0
+            return fate | self._repeated(tally, name, item.repeats, row), 0
         held_out = is_held_out(item.name, self._config.held_out)
         taken = 1 if held_out else copies(item.name, repeats)
         if not taken:
@@ -167,10 +168,10 @@ class _Writing:
         tally.lengths[row.chars.bit_length()] += 1
         tally.changes.update(dict(row.changes))
         tally.clean_chars += row.chars
-        fate |= {"fate": split, "part": writers[split].add(text)}
+        fate |= {"fate": split, "part": writers[split].add(row.stored or b"", item.text_bytes)}
         return fate | ({"copies": taken} if taken > 1 else {}), taken
 
-    def _repeated(self, tally: SourceTally, name: str, record: np.void, text: str) -> dict[str, object]:
+    def _repeated(self, tally: SourceTally, name: str, record: np.void, row: Row) -> dict[str, object]:
         other = self._names.of(int(record["of"]))
         if record["kind"] == EXACT:
             rule, reason = DUPLICATE_RULE, f"equal to {other}"
@@ -178,7 +179,8 @@ class _Writing:
             similarity = round(float(record["similarity"]), 3)
             rule, reason = NEAR_RULE, f"in the cluster of {other}; similarity to it {similarity}"
         tally.counts[rule] += 1
-        tally.left_out(rule, Sample(id=name, reason=reason, text=text[:SAMPLE_CHARS]))
+        sample = Sample(id=name, reason=reason, text=row.text[:SAMPLE_CHARS]) if tally.wants_sample(rule) else None
+        tally.left_out(rule, sample)
         return {"fate": "dropped", "rule": rule, "reason": reason, "of": other}
 
     def _once_more(self, index: int, turn: int, repeats: float, writer: PartWriter) -> None:
@@ -188,7 +190,7 @@ class _Writing:
                 if not isinstance(item, Kept) or item.repeats is not None or is_held_out(item.name, self._config.held_out):
                     continue
                 if copies(item.name, repeats) > turn:
-                    writer.add(item.row.text or "")
+                    writer.add(item.row.stored or b"", item.text_bytes)
 
     def _units_of(self, source: int) -> Iterator[int]:
         return (number for number, manifest in enumerate(self._units.manifests) if manifest.source == source)
@@ -200,11 +202,12 @@ class _Writing:
         repeated = self._duplicates.between(start, start + len(index))
         place = 0
         for row in files.rows():
-            if row.text is None:
+            if row.stored is None:
                 yield row
                 continue
             number = start + place
-            yield Kept(row, number, fingerprint_bytes(index[place]), repeated.get(number))
+            record = index[place]
+            yield Kept(row, number, fingerprint_bytes(record), int(record["text_bytes"]), repeated.get(number))
             place += 1
 
     def _train_bytes(self) -> dict[str, int]:
@@ -238,10 +241,10 @@ class _Clusters:
         self._wanted = {number for members in self._members.values() for number in members}
         self._seen: dict[int, tuple[str, str]] = {}
 
-    def see(self, number: int, name: str, text: str) -> None:
+    def see(self, number: int, name: str, row: Row) -> None:
         """Note how a document begins if it is one that will be shown."""
         if number in self._wanted:
-            self._seen[number] = (name, text[:SAMPLE_CHARS])
+            self._seen[number] = (name, row.text[:SAMPLE_CHARS])
 
     def told(self) -> list[Cluster]:
         clusters = []
