@@ -15,12 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.raw_text import digests
 from trainer.config_corpus import CorpusSection, SourceSection
 from trainer.config_steps import StepsSection
 from trainer.corpus.cleaning import steps_for
 from trainer.corpus.normalising import fingerprint, normalise
-from trainer.corpus.preparing import prepare
+from trainer.corpus.preparing import clean_shard, merge
 from trainer.corpus.reading import Document, read_source
 from trainer.corpus.signing import line_hashes
 from trainer.corpus.steps.draft import Draft
@@ -120,33 +119,41 @@ def _resident_mb(process: int) -> int:
 
 
 def large_run(folder: Path, gigabytes: float, memory_bytes: int, workers: int) -> dict[str, float]:
-    """Prepare a large input with everything that deduplicates. Returns rates and peaks."""
+    """Prepare a large input with near-duplicates sought in it. Returns rates and peaks."""
     raw = folder / "raw.jsonl"
     write_large(raw, int(gigabytes * 1e9))
     config = CorpusSection.model_validate(
         {
             "sources": [{"name": "large", "path": str(raw)}],
             "near_duplicates": {"enabled": True},
-            "repeated_lines": {"max_documents": 1000},
             "memory_bytes": memory_bytes,
             "workers": workers,
         }
     )
-    started = time.monotonic()
+    input_mb = raw.stat().st_size / 1e6
     with peak_memory() as peaks:
-        manifest, _ = prepare(config, folder / "corpus")
-    wall_s = time.monotonic() - started
-    children = sum(os.times()[2:4])
+        started, spent = time.monotonic(), _cpu_s()
+        clean_shard(config, folder / "corpus", 0, 1)
+        cleaned, clean_s = time.monotonic(), _cpu_s() - spent
+        manifest, _ = merge(config, folder / "corpus")
+        merged, merge_s = time.monotonic(), _cpu_s() - spent - clean_s
     return {
-        "input_mb": round(raw.stat().st_size / 1e6),
+        "input_mb": round(input_mb),
         "documents": manifest.counts["large"]["read"],
-        "wall_s": round(wall_s, 1),
-        "mb_per_s": round(raw.stat().st_size / 1e6 / wall_s, 2),
-        "cpu_s_of_workers": round(children, 1),
+        "near_duplicates": manifest.counts["large"]["near_duplicate"],
+        "clean_wall_s": round(cleaned - started, 1),
+        "clean_mb_per_cpu_s": round(input_mb / clean_s, 2),
+        "merge_wall_s": round(merged - cleaned, 1),
+        "merge_mb_per_cpu_s": round(input_mb / merge_s, 2),
+        "memory_bound_mb": memory_bytes >> 20,
         "peak_mb_first_process_above_start": max((size for pid, size in peaks.items() if pid == os.getpid()), default=0),
         "peak_mb_largest_worker": max((size for pid, size in peaks.items() if pid != os.getpid()), default=0),
-        "files": len(digests(folder / "corpus")),
     }
+
+
+def _cpu_s() -> float:
+    """CPU time of this process and of those that it started and that have ended."""
+    return sum(os.times()[:4])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
