@@ -5,9 +5,9 @@
 Two documents with an equal band are candidates; `similarity` of their signatures estimates the Jaccard index of their shingles.
 Shingles are runs of 5 words, in Chinese of 3 characters and in texts of less than 256 of 2: one other character in a poem of 28
 then costs 2 shingles of 27, and not 5 of 24. Case, punctuation and blanks do not count. 14 bands of 8 numbers are FineWeb's
-choice (arXiv 2406.17557, section 3.4): documents that share 75% of their shingles become candidates with probability 0.77, those
-that share 85% with 0.99. An estimate's standard deviation is at most 0.047. Which document is kept, and in how much memory, is
-not decided here.
+choice (arXiv 2406.17557, section 3.4): documents that share 75% of their shingles become candidates with probability 0.77,
+those that share 85% with 0.99. An estimate's standard deviation is at most 0.047. Which document is kept, and in how much
+memory, is not decided here.
 """
 
 import re
