@@ -31,8 +31,9 @@ _RENSA_VERSION = 2
 
 _WORD = re.compile(r"[^\W_]+")
 _NO_LETTER = re.compile(r"[\W_]+")
+_EASTERN = re.compile("[\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 _BY_CHARACTERS = frozenset(("zh", "ja", "th", "lo", "my", "km", "yue", "wuu", "lzh", "bo"))
-"""Languages written without blanks between words."""
+"""Languages written without blanks between words. Text that is mainly Han or kana counts so under any other name."""
 
 Signature = npt.NDArray[np.uint32]
 
@@ -64,7 +65,7 @@ def similarity(first: Signature, second: Signature) -> float:
 def shingles(text: str, language: str) -> Keys:
     """The different shingles of a text as sorted 64-bit keys; at least one."""
     text = text.lower()
-    if language in _BY_CHARACTERS:
+    if language in _BY_CHARACTERS or 3 * len(_EASTERN.findall(text)) > len(text):
         letters = _NO_LETTER.sub("", text)
         numbers = np.frombuffer(letters.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
         size = SHINGLE_CHARS if len(letters) >= SHORT_CHARS else SHINGLE_CHARS_SHORT
