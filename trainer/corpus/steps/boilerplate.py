@@ -63,7 +63,7 @@ _NOTICE = re.compile(
         )
     )
 )
-_LETTER = re.compile(r"[^\W_]")
+_LETTER = re.compile(r"[^\W\d_]")
 _SENTENCE_ENDS = ("。", "！", "？", "，", "；")
 _MENU_CHARS, _LABEL_CHARS, _NOTICE_CHARS = 80, 60, 120
 """Longest line of each kind. The patterns look at no longer line, so their time per line has a bound."""
