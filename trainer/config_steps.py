@@ -128,8 +128,8 @@ class ChineseSection(Section):
     min_han_chars: NonNegativeInt | None = 16
     """Fewest Han characters: the shortest classical poem has 20."""
     min_han_share: Share | None = 0.5
-    """Least share of Han characters among letters and digits."""
-    max_symbol_share: Share | None = 0.1
+    """Least share of Han characters, where a foreign word or number counts as one."""
+    max_symbol_share: Share | None = 0.15
     """Greatest share of characters that are no letters, digits, blanks or punctuation."""
     min_full_width_punctuation: Share | None = 0.4
     """Least share of Chinese marks among the marks that have both a Chinese and an ASCII form."""
@@ -148,7 +148,7 @@ class ChineseSection(Section):
         max_top_ngrams=((4, 0.256), (6, 0.201), (8, 0.171)),
         max_duplicate_ngrams=((10, 0.198), (12, 0.182), (14, 0.167), (16, 0.154), (18, 0.14), (20, 0.127)),
     )
-    """Repetition; n-grams are of characters, two for each word of FineWeb-2's configuration for cmn_Hani."""
+    """Repetition; n-grams are of characters, two for each word in FineWeb-2's cmn_Hani. From 100 characters on."""
 
 
 class QualitySection(Section):

@@ -11,6 +11,7 @@ from functools import cached_property
 
 from trainer.config_steps import HarmfulSection
 from trainer.corpus.steps.draft import Draft, Dropped
+from trainer.errors import MissingDependencyError
 
 DEFAULT_WORDS = (
     # what spam sells: pornography, illegal gambling, drugs, forged papers
@@ -29,16 +30,32 @@ def words_of(text: str) -> list[str]:
     return [word for line in text.splitlines() if (word := line.partition("#")[0].strip())]
 
 
-def pattern_of(words: Iterable[str]) -> re.Pattern[str] | None:
-    """One alternation of all words. Han phrases match anywhere, others as whole words in any case; a blank is any white space.
+class WordList:
+    """Counts the words of a list in a text: Han phrases anywhere, others as whole words, in any case and with any white space.
 
-    Linear: at each place at most one attempt per word, and none can look further than the longest word is long.
+    Linear in the text, whatever the length of the list (Aho-Corasick). Raises MissingDependencyError.
     """
-    alternatives = []
-    for word in sorted({word.lower() for word in words}, key=lambda word: (-len(word), word)):
-        body = r"\s".join(map(re.escape, word.split()))
-        alternatives.append(body if _HAN.search(word) else rf"(?<!\w){body}(?!\w)")
-    return re.compile("|".join(alternatives)) if alternatives else None
+
+    def __init__(self, words: Iterable[str]) -> None:
+        try:
+            from ahocorasick_rs import AhoCorasick, MatchKind
+        except ImportError:
+            raise MissingDependencyError("word lists need ahocorasick-rs: pip install 'pretrain-run[corpus]'") from None
+        self._words = sorted({" ".join(word.lower().split()) for word in words})
+        self._automaton = AhoCorasick(self._words, matchkind=MatchKind.LeftmostLongest)
+
+    def count(self, text: str) -> int:
+        """How many words of the list stand in the text, none within another."""
+        text = " ".join(text.lower().split())
+        return sum(
+            bool(_HAN.search(self._words[index]))
+            or not (_is_letter(text[start - 1 : start]) or _is_letter(text[end : end + 1]))
+            for index, start, end in self._automaton.find_matches_as_indexes(text)
+        )
+
+
+def _is_letter(char: str) -> bool:
+    return char.isalnum() and not _HAN.match(char)
 
 
 @dataclass(frozen=True)
@@ -50,13 +67,14 @@ class DropHarmful:
     name: str = "harmful"
 
     @cached_property
-    def _pattern(self) -> re.Pattern[str] | None:
-        return pattern_of(self.words)
+    def _list(self) -> WordList:
+        return WordList(self.words)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"section": self.section, "words": self.words, "name": self.name}  # each process builds its own automaton
 
     def __call__(self, document: Draft) -> Draft | Dropped:
-        if self._pattern is None:
-            return document
-        hits = len(self._pattern.findall(document.text.lower()))
+        hits = self._list.count(document.text)
         density = 1000 * hits / max(1, len(document.text))
         if hits < self.section.min_hits or density <= self.section.max_hits_per_1000_chars:
             return document

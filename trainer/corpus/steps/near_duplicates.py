@@ -5,9 +5,9 @@
 Two documents with an equal band are candidates; `similarity` of their signatures estimates the Jaccard index of their shingles.
 Shingles are runs of 5 words, in Chinese of 3 characters and in texts of less than 256 of 2: one other character in a poem of 28
 then costs 2 shingles of 27, and not 5 of 24. Case, punctuation and blanks do not count. 14 bands of 8 numbers are FineWeb's
-choice (arXiv 2406.17557, section 3.4): documents that share 75% of their shingles become candidates with probability 0.77, those
-that share 85% with 0.99. An estimate's standard deviation is at most 0.047. Which document is kept, and in how much memory, is
-not decided here.
+choice (arXiv 2406.17557, section 3.4): documents that share 75% of their shingles become candidates with probability 0.77,
+those that share 85% with 0.99. An estimate's standard deviation is at most 0.047. Which document is kept, and in how much
+memory, is not decided here.
 """
 
 import re
@@ -31,8 +31,9 @@ _RENSA_VERSION = 2
 
 _WORD = re.compile(r"[^\W_]+")
 _NO_LETTER = re.compile(r"[\W_]+")
+_EASTERN = re.compile("[\u3041-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]")
 _BY_CHARACTERS = frozenset(("zh", "ja", "th", "lo", "my", "km", "yue", "wuu", "lzh", "bo"))
-"""Languages written without blanks between words."""
+"""Languages written without blanks between words. Text that is mainly Han or kana counts so under any other name."""
 
 Signature = npt.NDArray[np.uint32]
 
@@ -64,7 +65,7 @@ def similarity(first: Signature, second: Signature) -> float:
 def shingles(text: str, language: str) -> Keys:
     """The different shingles of a text as sorted 64-bit keys; at least one."""
     text = text.lower()
-    if language in _BY_CHARACTERS:
+    if language in _BY_CHARACTERS or 3 * len(_EASTERN.findall(text)) > len(text):
         letters = _NO_LETTER.sub("", text)
         numbers = np.frombuffer(letters.encode("utf-32-le", "surrogatepass"), dtype=np.uint32).astype(np.uint64)
         size = SHINGLE_CHARS if len(letters) >= SHORT_CHARS else SHINGLE_CHARS_SHORT
