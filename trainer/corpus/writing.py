@@ -1,7 +1,9 @@
 """Phase 3, write: the cleaned units in order, without duplicates, mixed, split, as parts; and the account of every document."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,10 +81,9 @@ def write_corpus(
     config: CorpusSection, settings: str, inputs: dict[str, int], units: Units, duplicates: Duplicates, folder: Path
 ) -> CorpusManifest:
     """Write parts, fates, account and manifest. Raises CorpusError where nothing is left for training."""
-    writing = _Writing(config, units, duplicates, folder)
-    accounts = {}
-    for index, source in enumerate(config.sources):
-        accounts[source.name] = writing.source(index, source)
+    with ThreadPoolExecutor(config.workers or len(os.sched_getaffinity(0))) as threads:
+        writing = _Writing(config, units, duplicates, folder, threads)
+        accounts = {source.name: writing.source(index, source) for index, source in enumerate(config.sources)}
     counts = {name: account.counts for name, account in accounts.items()}
     if not any(part.split == "train" for part in writing.parts):
         raise CorpusError(
@@ -99,7 +100,8 @@ def write_corpus(
 class _Writing:
     """The corpus while it is written."""
 
-    def __init__(self, config: CorpusSection, units: Units, duplicates: Duplicates, folder: Path) -> None:
+    def __init__(self, config: CorpusSection, units: Units, duplicates: Duplicates, folder: Path, threads: Executor) -> None:
+        self._threads = threads
         self._config = config
         self._units = units
         self._duplicates = duplicates
@@ -111,7 +113,8 @@ class _Writing:
 
     def source(self, index: int, source: SourceSection) -> SourceAccount:
         """Write the documents of a source. Returns what became of them."""
-        writers = {split: PartWriter(self._folder, split, source.name, self._config.part_bytes) for split in SPLITS}
+        part_bytes, threads = self._config.part_bytes, self._threads
+        writers = {split: PartWriter(self._folder, split, source.name, part_bytes, threads) for split in SPLITS}
         fates = FateWriter(self._folder, source.name)
         tally = SourceTally()
         repeats = self._repeats.get(source.name, 0.0)
@@ -127,10 +130,9 @@ class _Writing:
         for turn in range(1, most):
             self._once_more(index, turn, repeats, writers["train"])
         fates.close()
-        for writer in writers.values():
-            writer.flush()
-            self.parts.extend(writer.parts)
-        sizes = {split: sum(part.text_bytes for part in writers[split].parts) for split in SPLITS}
+        parts = {split: writers[split].finish() for split in SPLITS}
+        self.parts.extend(part for split in SPLITS for part in parts[split])
+        sizes = {split: sum(part.text_bytes for part in parts[split]) for split in SPLITS}
         return tally.account(sizes["train"], sizes["held_out"], repeats)
 
     def _dropped(self, tally: SourceTally, name: str, row: Row) -> dict[str, object]:
