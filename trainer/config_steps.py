@@ -1,6 +1,6 @@
 """The config's sections on what is done to one document: repair, language, rules, redaction. All of it is off by default.
 
-Each threshold of a rule is a field; `null` turns that rule off. Where the numbers come from: docs/corpus.md.
+Each threshold of a rule is a field; `null` turns that rule off. Where the numbers come from: docs/corpus-rules.md.
 """
 
 from typing import Annotated, Literal, Self
@@ -121,7 +121,7 @@ class FineWebSection(Section):
 
 
 class ChineseSection(Section):
-    """Rules for Chinese: characters where English has words. Sources and measurements: docs/corpus.md."""
+    """Rules for Chinese: characters where English has words. Sources and measurements: docs/corpus-rules.md."""
 
     boilerplate: bool = True
     """Remove lines of navigation, sharing, copyright, registration and advertisement."""

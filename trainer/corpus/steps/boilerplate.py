@@ -2,7 +2,7 @@
 
 A menu is a short line that consists of menu phrases; a label is what a content system prints before a value; a notice is a
 phrase that the law or the site's owner wants on every page. The phrases, written down by hand, are those that Chinese portals,
-news and forum systems print; docs/corpus.md says how many lines of clean text each kind removes.
+news and forum systems print; docs/corpus-rules.md says how many lines of clean text each kind removes.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Quality rules for Chinese: characters where English has words, full-width marks, boilerplate lines. Pure.
 
 No library has these. Thresholds come from FineWeb-2's configuration for cmn_Hani where it has one (its words taken as two
-characters), else from measuring clean text: poems, manual pages, the Debian handbook (docs/corpus.md). Every rule keeps
+characters), else from measuring clean text: poems, manual pages, the Debian handbook (docs/corpus-rules.md). Every rule keeps
 at least 99.5% of the poems in the box.
 """
 

@@ -3,7 +3,7 @@
     text --find--> spans, none within another --> <EMAIL>, <IP>, <PHONE>, <ID>, <CARD>, <SECRET>, <URL>
 
 A placeholder keeps the sentence whole and says what stood there, so a model learns where an address stands, and not whose.
-What is found and what is not: docs/corpus.md; how often: docs/lab.md.
+What is found and what is not: docs/corpus-rules.md; how often: docs/lab.md.
 """
 
 import re
