@@ -89,6 +89,16 @@ def write_config(path: Path, values: CorpusSection) -> Path:
     return path
 
 
+def test_processes_of_one_run_clean_a_share_each_and_write_the_same_bytes(
+    sources: list[dict[str, Any]], undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    """The first one merges when the others have done their part, and never does it for them."""
+    config = write_config(tmp_path / "config.yaml", section(sources))
+    ranks.run_trainer("prepare", "--config", str(config), folder=tmp_path, world_size=3)
+    assert digests(tmp_path / "run" / "corpus") == undisturbed
+    assert not (tmp_path / "run" / "corpus.work").exists()
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_at_any_moment_it_goes_on_and_writes_the_same_bytes(
     seed: int, sources: list[dict[str, Any]], undisturbed: dict[str, str], tmp_path: Path

@@ -105,6 +105,11 @@ def merge(config: CorpusSection, folder: Path, around: Surroundings = QUIET) -> 
         return work.finish(plan, work.cleaned(plan)), True
 
 
+def is_cleaned(config: CorpusSection, folder: Path) -> bool:
+    """Whether phase 1 is done: by all shards, or long ago."""
+    return _found(config, folder) is not None or not _Work(config, folder).missing()
+
+
 def _found(config: CorpusSection, folder: Path) -> CorpusManifest | None:
     """The corpus that is there already. Raises CorpusError if it was made from other input or by other settings."""
     if not config.sources:
@@ -200,14 +205,10 @@ class _Work:
 
     def cleaned(self, plan: Plan) -> list[UnitManifest]:
         """The units as others have cleaned them. Raises CorpusError naming those that are missing."""
-        manifests, missing = [], []
         bad_lines = _BadLines(self.config)
-        for unit in plan.units:
-            manifest = self.files_of(unit).manifest()
-            if manifest is None or manifest.key != unit_key(self.settings, unit):
-                missing.append(unit)
-            else:
-                manifests.append(manifest)
+        found = [self._manifest(unit) for unit in plan.units]
+        manifests = [manifest for manifest in found if manifest is not None]
+        missing = [unit for unit, manifest in zip(plan.units, found, strict=True) if manifest is None]
         if missing:
             named = "; ".join(f"unit {unit.number} ({unit.told()})" for unit in missing[:_MAX_NAMED_UNITS])
             more = f" and {len(missing) - _MAX_NAMED_UNITS} more" if len(missing) > _MAX_NAMED_UNITS else ""
@@ -219,6 +220,15 @@ class _Work:
         for manifest in manifests:
             bad_lines.note(manifest)
         return manifests
+
+    def missing(self) -> list[Unit]:
+        """Units that nobody has cleaned yet."""
+        return [unit for unit in self.plan(None).units if self._manifest(unit) is None]
+
+    def _manifest(self, unit: Unit) -> UnitManifest | None:
+        """What a unit became by these very settings."""
+        manifest = self.files_of(unit).manifest()
+        return manifest if manifest is not None and manifest.key == unit_key(self.settings, unit) else None
 
     def finish(self, plan: Plan, manifests: list[UnitManifest]) -> CorpusManifest:
         """Phases 2 and 3; then the work folder goes."""
