@@ -114,7 +114,7 @@ def test_the_command_line_cleans_shards_merges_and_explains(tmp_path: Path) -> N
     assert "shard 1/2" in ranks.run_trainer(*command, "--shard", "1/2", folder=tmp_path)
     process = ranks.trainer(*command, "--merge", folder=tmp_path)
     assert process.wait() == [65]
-    assert "units are not cleaned: unit 1 (a.jsonl from byte 3,000)" in process.text()
+    assert "units are not cleaned: unit 1 (a.jsonl from byte 6,000)" in process.text()
     ranks.run_trainer(*command, "--shard", "2/2", folder=tmp_path)
     ranks.run_trainer(*command, "--merge", folder=tmp_path)
     assert "done before" in ranks.run_trainer(*command, folder=tmp_path)

@@ -33,7 +33,7 @@ from trainer.corpus.store import CorpusManifest, read_manifest
 from trainer.corpus.units import Plan, Unit, make_plan
 from trainer.corpus.work import UnitFiles, UnitManifest
 from trainer.corpus.writing import write_corpus
-from trainer.errors import CorpusError
+from trainer.errors import CorpusError, MissingDependencyError
 from trainer.files import DISK, HashingWriter, locked, new_folder, partial_path, record_of, storage_errors
 
 MAX_SHOWN_BAD_LINES = 10
@@ -122,8 +122,9 @@ def _found(config: CorpusSection, folder: Path) -> CorpusManifest | None:
 def _any_input_left(config: CorpusSection) -> bool:
     """Whether some source still has files."""
     for source in config.sources:
-        with suppress(CorpusError):
-            return bool(source.path != STANDARD_INPUT and files_of(source))
+        with suppress(CorpusError, MissingDependencyError):
+            if source.path != STANDARD_INPUT and files_of(source):
+                return True
     return False
 
 
