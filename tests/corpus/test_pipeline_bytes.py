@@ -109,6 +109,7 @@ def write_config(path: Path, values: CorpusSection) -> Path:
     return path
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_killed_at_any_moment_it_goes_on_and_writes_the_same_bytes(
     seed: int, sources: list[dict[str, Any]], undisturbed: dict[str, str], tmp_path: Path
