@@ -109,11 +109,13 @@ def _found(config: CorpusSection, folder: Path) -> CorpusManifest | None:
     """The corpus that is there already. Raises CorpusError if it was made from other input or by other settings."""
     if not config.sources:
         raise CorpusError("corpus.sources: empty; name at least one, such as {name: poems, path: box:chinese-poetry.jsonl.zst}")
+    on_disk = [source for source in config.sources if source.path != STANDARD_INPUT]
     if not folder.exists():
+        for source in on_disk:  # where files are missing no folder is made
+            files_of(source)
         return None
     manifest = read_manifest(folder)
     if _any_input_left(config):  # the raw text may go once it is prepared
-        on_disk = [source for source in config.sources if source.path != STANDARD_INPUT]
         inputs = {str(file): file.stat().st_size for source in on_disk for file in files_of(source)}
         _refuse_changed_inputs(manifest, _settings(config), inputs, folder)
     return manifest
