@@ -114,7 +114,7 @@ def test_the_command_line_cleans_shards_merges_and_explains(tmp_path: Path) -> N
     assert "shard 1/2" in ranks.run_trainer(*command, "--shard", "1/2", folder=tmp_path)
     process = ranks.trainer(*command, "--merge", folder=tmp_path)
     assert process.wait() == [65]
-    assert "units are not cleaned: unit 1 (a.jsonl from byte 3,000)" in process.text()
+    assert "units are not cleaned: unit 1 (a.jsonl from byte 6,000)" in process.text()
     ranks.run_trainer(*command, "--shard", "2/2", folder=tmp_path)
     ranks.run_trainer(*command, "--merge", folder=tmp_path)
     assert "done before" in ranks.run_trainer(*command, folder=tmp_path)
@@ -197,3 +197,38 @@ def test_texts_of_documents_show_as_text(tmp_path: Path) -> None:
     assert "<img" not in page
     assert page.count("&lt;script&gt;") >= 2
     page.encode()
+
+
+def test_all_steps_together_account_for_real_kinds_of_text(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    raw.mkdir()
+    prose = "The old mill stands between the river and the bridge, and nobody has counted its stones. " * 8
+    letter = f"<p>{prose} Write to seven@river-mill.net.</p>"
+    page = f"<html><body><nav><a href=/>Home</a></nav><article>{letter}</article></body></html>"
+    (raw / "a.html").write_text(page, encoding="utf-8")
+    chinese = "水磨坊在河边，灯光在石头之间行走，没有人数过桥下慢慢的船。"
+    (raw / "b.txt").write_bytes((chinese * 8).encode("gb18030"))
+    (raw / "c.txt").write_text(
+        "Die alte Mühle steht zwischen dem Fluss und der Brücke, und niemand hat die Steine gezählt. " * 8
+    )
+    (raw / "d.md").write_text("The river runs between the old mill and the bridge, where nobody counts the stones.")
+    no_ngrams = {"max_duplicate_ngrams": [], "max_top_ngrams": []}  # the texts repeat a sentence
+    steps = {
+        "repair": True,
+        "language": {"identify": True, "keep": ["en", "zh"]},
+        "quality": {"english": "gopher", "chinese": "web", "repetition": no_ngrams, "han": {"repetition": no_ngrams}},
+        "redaction": {"replace": ["email"]},
+    }
+    values = {"sources": [{"name": "web", "path": str(raw)}], "steps": steps, "held_out": 0.0001}
+    prepare(CorpusSection.model_validate(values), tmp_path / "corpus")
+    told = {fate["id"]: fate for fate in fates(tmp_path / "corpus")}
+    assert [(told[f"web:{name}:1"]["fate"], told[f"web:{name}:1"].get("language")) for name in ("a.html", "b.txt")] == [
+        ("train", "en"),
+        ("train", "zh"),
+    ]
+    assert told["web:a.html:1"]["changes"] == {"redaction.email": 1}
+    assert told["web:c.txt:1"]["rule"] == "language.other"
+    assert told["web:d.md:1"]["rule"] == "gopher.words"
+    english = next(document.text for document in read_documents(tmp_path / "corpus", "train"))
+    assert "Home" not in english
+    assert "<EMAIL>" in english

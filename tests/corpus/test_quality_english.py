@@ -3,10 +3,13 @@
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.corpus.box import box, manuals
 from trainer.config_steps import C4Section, FineWebSection, GopherSection, QualitySection, RepetitionSection
 from trainer.corpus.steps.draft import Dropped
+from trainer.corpus.steps.judging import first_broken, repetition
 from trainer.corpus.steps.quality_english import english_lines, judge_english
 
 PROSE = """The permutation is a small network, computed element by element, so no array of that size is ever held in memory.
@@ -55,6 +58,21 @@ def test_prose_passes_every_preset_unchanged(preset: Any) -> None:
 )
 def test_each_of_gophers_rules_drops_what_it_is_for(text: str, rule: str) -> None:
     assert rule_of(text) == rule
+
+
+@given(st.lists(st.sampled_from("abcde"), max_size=60), st.sampled_from([((2, 0.4), (9, 0.1)), ((4, 0.3),), ()]))
+@settings(max_examples=300, deadline=None)
+def test_looking_at_short_runs_first_hides_no_long_repetition(words: list[str], tops: Any) -> None:
+    text = " ".join(words)
+    repeats = ((3, 0.5), (4, 0.45), (5, 0.2), (7, 0.3))
+
+    def broken(top: Any, repeat: Any) -> str | None:
+        rules = off(RepetitionSection).model_copy(update={"max_top_ngrams": top, "max_duplicate_ngrams": repeat})
+        fate = first_broken(repetition(text, words, rules, "r"))
+        return fate.rule if fate else None
+
+    one_by_one = [broken((top,), ()) for top in tops] + [broken((), (repeat,)) for repeat in repeats]
+    assert broken(tops, repeats) == next(filter(None, one_by_one), None)
 
 
 def test_a_reason_holds_the_value_and_its_threshold() -> None:

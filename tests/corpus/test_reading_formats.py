@@ -14,7 +14,7 @@ from pyarrow import parquet
 
 from trainer.config_corpus import CorpusSection, SourceSection
 from trainer.corpus.finding import files_of
-from trainer.corpus.preparing import Surroundings, prepare
+from trainer.corpus.preparing import Surroundings, clean_shard, prepare
 from trainer.corpus.reading import BadLine, Document, Item, Piece, PieceReader, Unwanted, read_source
 from trainer.corpus.store import read_documents
 from trainer.errors import CorpusError
@@ -151,6 +151,11 @@ def test_what_is_piped_in_is_prepared(tmp_path: Path) -> None:
     prepare(config, tmp_path / "corpus", Surroundings(standard_input=io.BytesIO(data)))
     assert len(list(read_documents(tmp_path / "corpus", "train"))) > 40
     assert prepare(config, tmp_path / "corpus")[1] is False
+    both = config.model_copy(update={"sources": (*config.sources, SourceSection(name="b", path=str(tmp_path / "corpus")))})
+    with pytest.raises(CorpusError, match="made from other input"):  # a source beside the pipe is looked at
+        prepare(both, tmp_path / "corpus")
+    with pytest.raises(CorpusError, match="standard input cannot be shared out to shards"):
+        clean_shard(config, tmp_path / "other", 0, 2)
 
 
 def hub_cache(folder: Path) -> Path:

@@ -38,6 +38,12 @@ def test_a_text_keeps_its_sentence_and_tells_what_stood_there() -> None:
     assert redacted(text, RedactionSection(urls="replace"))[0].endswith("主页 <URL>。")
 
 
+def test_of_an_address_of_the_web_no_secret_and_no_ip_address_stays() -> None:
+    text = "See https://u:p4ssw0rd@203.119.26.1:8080/a?token=ghp_0123456789abcdefghijklmnopqrstuvwxyz&m=a@b.org (or not)."
+    section = RedactionSection(replace=("ip", "secret", "email"), urls="host")
+    assert redacted(text, section) == ("See https://<IP>/ (or not).", Counter(url=1))
+
+
 def test_what_is_not_named_stays_and_a_clean_document_is_the_same_object() -> None:
     document = Draft("Write to a@b.org or call +14155552671.")
     assert Redact(RedactionSection())(document) is document

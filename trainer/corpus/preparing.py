@@ -33,7 +33,7 @@ from trainer.corpus.store import CorpusManifest, read_manifest
 from trainer.corpus.units import Plan, Unit, make_plan
 from trainer.corpus.work import UnitFiles, UnitManifest
 from trainer.corpus.writing import write_corpus
-from trainer.errors import CorpusError
+from trainer.errors import CorpusError, MissingDependencyError
 from trainer.files import DISK, HashingWriter, locked, new_folder, partial_path, record_of, storage_errors
 
 MAX_SHOWN_BAD_LINES = 10
@@ -114,11 +114,13 @@ def _found(config: CorpusSection, folder: Path) -> CorpusManifest | None:
     """The corpus that is there already. Raises CorpusError if it was made from other input or by other settings."""
     if not config.sources:
         raise CorpusError("corpus.sources: empty; name at least one, such as {name: poems, path: box:chinese-poetry.jsonl.zst}")
+    on_disk = [source for source in config.sources if source.path != STANDARD_INPUT]
     if not folder.exists():
+        for source in on_disk:  # where files are missing no folder is made
+            files_of(source)
         return None
     manifest = read_manifest(folder)
     if _any_input_left(config):  # the raw text may go once it is prepared
-        on_disk = [source for source in config.sources if source.path != STANDARD_INPUT]
         inputs = {str(file): file.stat().st_size for source in on_disk for file in files_of(source)}
         _refuse_changed_inputs(manifest, _settings(config), inputs, folder)
     return manifest
@@ -127,8 +129,9 @@ def _found(config: CorpusSection, folder: Path) -> CorpusManifest | None:
 def _any_input_left(config: CorpusSection) -> bool:
     """Whether some source still has files."""
     for source in config.sources:
-        with suppress(CorpusError):
-            return bool(source.path != STANDARD_INPUT and files_of(source))
+        with suppress(CorpusError, MissingDependencyError):
+            if source.path != STANDARD_INPUT and files_of(source):
+                return True
     return False
 
 

@@ -72,10 +72,6 @@ class Names:
         record = self._units.files[unit].index_of(place)
         return self.at(unit, int(record["piece"]), int(record["line"]))
 
-    def place(self, unit: int, piece: int, line: int) -> str:
-        """PATH:LINE, as messages name a place."""
-        return f"{self._units.manifests[unit].paths[piece]}:{self._first_lines[unit][piece] + line if line else 0}"
-
 
 def write_corpus(
     config: CorpusSection, settings: str, inputs: dict[str, int], units: Units, duplicates: Duplicates, folder: Path

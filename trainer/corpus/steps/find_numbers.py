@@ -53,12 +53,12 @@ _ISSUERS: tuple[tuple[range, tuple[int, ...]], ...] = (
     (range(370000, 380000), (15,)),
     (range(620000, 630000), (16, 17, 18, 19)),  # UnionPay
     (range(810000, 818000), (16, 17, 18, 19)),
-    (range(601100, 601200), (16, 17, 18, 19)),  # Discover
-    (range(644000, 660000), (16, 17, 18, 19)),
-    (range(352800, 359000), (16, 17, 18, 19)),  # JCB
-    (range(300000, 306000), (14, 15, 16, 17, 18, 19)),  # Diners Club
-    (range(360000, 370000), (14, 15, 16, 17, 18, 19)),
-    (range(380000, 400000), (16, 17, 18, 19)),
+    (range(601100, 601200), (16,)),  # Discover
+    (range(644000, 660000), (16,)),
+    (range(352800, 359000), (16,)),  # JCB
+    (range(300000, 306000), (14, 16)),  # Diners Club
+    (range(360000, 370000), (14,)),
+    (range(380000, 400000), (14, 16)),
     (range(675900, 676000), (16, 17, 18, 19)),  # Maestro
     (range(676770, 676775), (16, 17, 18, 19)),
     (range(501800, 501900), (16, 17, 18, 19)),
@@ -67,9 +67,9 @@ _ISSUERS: tuple[tuple[range, tuple[int, ...]], ...] = (
     (range(589300, 589400), (16, 17, 18, 19)),
     (range(630400, 630500), (16, 17, 18, 19)),
     (range(676100, 676400), (16, 17, 18, 19)),
-    (range(220000, 220500), (16, 17, 18, 19)),  # Mir
+    (range(220000, 220500), (16,)),  # Mir
 )
-"""First six digits and lengths by issuer (ISO/IEC 7812 ranges as the issuers publish them)."""
+"""First six digits and lengths in use by issuer. ISO/IEC 7812 lets most have 19 digits; that would take device numbers too."""
 _CARD_GROUPS = {(4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 4, 4, 4, 2), (4, 4, 4, 4, 1), (4, 6, 5), (4, 6, 4), (6, 13), (6, 10)}
 
 _VERSION_BEFORE = re.compile(

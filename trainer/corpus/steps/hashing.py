@@ -34,3 +34,25 @@ def mixed(keys: Keys, numbers: Keys) -> Keys:
     """The keys with one more number each; the order of the numbers counts."""
     keys = (keys ^ (numbers + np.uint64(1))) * MIX
     return keys ^ (keys >> np.uint64(32))
+
+
+class Runs:
+    """Keys of longer and longer runs of the same numbers, made from the ones before; ask for lengths in ascending order."""
+
+    def __init__(self, numbers: Keys) -> None:
+        self._numbers = numbers
+        self._keys = np.zeros(len(numbers), dtype=np.uint64)
+        self._size = 0
+
+    def keys(self, size: int) -> Keys:
+        """`rolling_keys(numbers, size)`; empty where there are fewer numbers."""
+        if size > len(self._numbers):
+            return self._keys[:0]
+        if size < self._size:
+            return rolling_keys(self._numbers, size)
+        places = len(self._numbers) - size + 1
+        keys = self._keys[:places]
+        for offset in range(self._size, size):
+            keys = mixed(keys, self._numbers[offset : places + offset])
+        self._keys, self._size = keys, size
+        return keys

@@ -8,7 +8,7 @@ import numpy as np
 
 from trainer.config_steps import RepetitionSection
 from trainer.corpus.steps.draft import Dropped
-from trainer.corpus.steps.hashing import rolling_keys
+from trainer.corpus.steps.hashing import Runs
 
 _FENCE = re.compile(r"\s{0,8}(?:```|~~~)")
 _HAN = re.compile("[\u3400-\u9fff]")
@@ -91,16 +91,26 @@ def repetition(text: str, words: Sequence[str], rules: RepetitionSection, prefix
         yield Limit(f"{prefix}.duplicate_{name}s", f"share of repeated {name}s", share(count, len(pieces)), most=most)
         what = f"share of characters in repeated {name}s"
         yield Limit(f"{prefix}.duplicate_{name}_chars", what, share(repeated, chars), most=most_chars)
-    sizes = {n for n, _ in (*rules.max_top_ngrams, *rules.max_duplicate_ngrams)}
-    if not sizes or len(words) < min(sizes):
-        return
+    yield from _ngram_limits(words, chars, rules, prefix)
+
+
+def _ngram_limits(words: Sequence[str], chars: int, rules: RepetitionSection, prefix: str) -> Iterator[Limit]:
+    """Shorter n-grams first: a longer one repeats only where the shorter ones in it do, so mostly one or two are measured."""
     numbers, lengths = _numbered(words)
-    for n, most in rules.max_top_ngrams:
+    runs = Runs(numbers)
+    for n, most in sorted(rules.max_top_ngrams):
+        times, top = _top_chars(runs, lengths, n)
+        if times < 2:
+            break
         what = f"share of characters in the most frequent {n}-gram"
-        yield Limit(f"{prefix}.top_{n}_gram", what, share(_top_chars(numbers, lengths, n), chars), most=most)
-    for n, most in rules.max_duplicate_ngrams:
+        yield Limit(f"{prefix}.top_{n}_gram", what, share(top, chars), most=most)
+    ascending = sorted(rules.max_duplicate_ngrams)
+    for place, (n, most) in enumerate(ascending):
+        repeated = share(_repeated_chars(runs, lengths, n), chars)
         what = f"share of characters in repeated {n}-grams"
-        yield Limit(f"{prefix}.duplicate_{n}_grams", what, share(_repeated_chars(numbers, lengths, n), chars), most=most)
+        yield Limit(f"{prefix}.duplicate_{n}_grams", what, repeated, most=most)
+        if all(repeated <= limit for _, limit in ascending[place + 1 :]):
+            return
 
 
 def _numbered(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -111,28 +121,29 @@ def _numbered(words: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return numbers, lengths
 
 
-def _top_chars(numbers: np.ndarray, lengths: np.ndarray, n: int) -> int:
-    """Characters in all places of the most frequent n-gram, blanks between its words with them; 0 where none repeats."""
-    if len(numbers) < n:
-        return 0
-    _, first, counts = np.unique(rolling_keys(numbers, n), return_index=True, return_counts=True)
-    most = int(counts.max())
-    if most < 2:
-        return 0
-    at = int(first[counts == most].min())
+def _top_chars(runs: Runs, lengths: np.ndarray, n: int) -> tuple[int, int]:
+    """How often the most frequent n-gram stands there, and the characters in all its places, blanks between words with them."""
+    keys = runs.keys(n)
+    if not len(keys):
+        return 0, 0
+    _, first, counts = np.unique(keys, return_index=True, return_counts=True)
+    times = int(counts.max())
+    at = int(first[counts == times].min())
     blanks = n - 1 if int(lengths.max()) > 1 else 0
-    return most * (int(lengths[at : at + n].sum()) + blanks)
+    return times, times * (int(lengths[at : at + n].sum()) + blanks)
 
 
-def _repeated_chars(numbers: np.ndarray, lengths: np.ndarray, n: int) -> int:
+def _repeated_chars(runs: Runs, lengths: np.ndarray, n: int) -> int:
     """Characters of words that lie in an n-gram which stood there before."""
-    if len(numbers) < n:
+    keys = runs.keys(n)
+    if not len(keys):
         return 0
-    keys = rolling_keys(numbers, n)
     _, first = np.unique(keys, return_index=True)
+    if len(first) == len(keys):
+        return 0
     again = np.ones(len(keys), dtype=bool)
     again[first] = False
-    starts = np.zeros(len(numbers) + 1, dtype=np.int64)
+    starts = np.zeros(len(lengths) + 1, dtype=np.int64)
     starts[: len(keys)] += again
     starts[n : n + len(keys)] -= again
     covered = np.cumsum(starts[:-1]) > 0

@@ -19,7 +19,7 @@ _ENDS = (".", "?", "!", '"', "'", "”", "’")
 _ELLIPSES = ("...", "…")
 _POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 _CITATION = re.compile(r"\[(?:[0-9]{0,4}|edit|citation needed)\]")
-_SENTENCE_END = re.compile(r"[.!?]++[\"'”’)\]]{0,3}+(?=\s|$)")
+_SENTENCE_BREAK = re.compile(r"[.!?][\"'”’)\]]{0,3}+\s")
 _SHORT_LINE_CHARS = 30
 
 
@@ -43,9 +43,8 @@ def _limits(text: str, section: QualitySection) -> Iterator[Limit]:
 
 def gopher(text: str, words: list[str], rules: GopherSection) -> Iterator[Limit]:
     """Gopher's document rules (arXiv 2112.11446, section A.1.1)."""
-    yield Limit("gopher.words", "number of words", len(words), rules.min_words, rules.max_words)
-    plain = [word.strip(_PUNCTUATION) for word in words]
-    spoken = [word for word in plain if word]
+    spoken = [plain for word in words if (plain := word.strip(_PUNCTUATION))]
+    yield Limit("gopher.words", "number of words", len(spoken), rules.min_words, rules.max_words)
     mean = share(sum(map(len, spoken)), len(spoken))
     yield Limit("gopher.mean_word_length", "mean word length", mean, rules.min_mean_word_chars, rules.max_mean_word_chars)
     for name, count in (("hash signs", text.count("#")), ("ellipses", text.count("...") + text.count("…"))):
@@ -72,7 +71,9 @@ def c4(text: str, rules: C4Section) -> Iterator[Limit]:
     if rules.curly_bracket:
         yield Limit("c4.curly_bracket", "number of curly brackets", text.count("{"), most=0)
     if rules.min_sentences is not None:
-        yield Limit("c4.sentences", "number of sentences", len(_SENTENCE_END.findall(text)), rules.min_sentences)
+        # a line holds at least one, and one more for each full stop within it
+        sentences = sum(1 + len(_SENTENCE_BREAK.findall(line.rstrip())) for line in _lines(text))
+        yield Limit("c4.sentences", "number of sentences", sentences, rules.min_sentences)
 
 
 def fineweb(text: str, words: list[str], rules: FineWebSection) -> Iterator[Limit]:

@@ -51,10 +51,10 @@ def find(text: str, section: RedactionSection) -> list[Span]:
 
 def _spans(text: str, kinds: set[str], section: RedactionSection) -> Iterator[Span]:
     """The surest kinds first."""
+    if section.urls != "keep" and "://" in text:
+        yield from urls(text)  # first: with its path goes what stands in it
     if "secret" in kinds:
         yield from secrets(text)
-    if section.urls != "keep" and "://" in text:
-        yield from urls(text)
     if "email" in kinds:
         yield from emails(text)
     numbers = runs(text) if kinds & {"identity", "card", "ip", "phone"} else []
@@ -88,7 +88,8 @@ def redacted(text: str, section: RedactionSection) -> tuple[str, Counter[str]]:
 
 def _placeholder(text: str, span: Span, section: RedactionSection) -> str:
     if span.kind == "url" and section.urls == "host":
-        return _host(text[span.start : span.end])
+        host = _host(text[span.start : span.end])
+        return redacted(host, section.model_copy(update={"urls": "keep"}))[0]  # it may be an IP address
     return PLACEHOLDERS[span.kind]
 
 
