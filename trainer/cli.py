@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from trainer.running import Session
 
 _STAGE_HELP: dict[StageName, str] = {
-    "prepare": "raw text to clean documents: read, normalise, drop duplicates, hold some out",
+    "prepare": "raw text to clean documents: read, clean, drop duplicates, hold some out",
     "tokenizer": "train the tokenizer; `tokenizer inspect` shows its pieces",
     "encode": "clean documents to packed rows of tokens",
     "pretrain": "train the model, from its newest checkpoint if there is one",
@@ -103,6 +103,12 @@ def _command(options: argparse.Namespace, call: _Call) -> None:
             print("\n".join(inspect_chat(folder, options.chat, options.rows)))
         else:
             print("\n".join(inspect_tokenizer(config, folder, options.text, options.pieces)))
+    elif options.command == "prepare" and options.explain is not None:
+        from trainer.corpus.explaining import explain
+
+        print("\n".join(explain(RunFolder.of(config).corpus, options.explain)))
+    elif options.command == "prepare" and options.shard is not None:
+        _clean_shard(config, options.shard, call)
     elif options.command == "generate" and options.prompt is not None:
         _generate(config, options.prompt)
     elif options.command == "chat":
@@ -119,7 +125,7 @@ def _command(options: argparse.Namespace, call: _Call) -> None:
         print("\n".join(export_tasks(config, options.out)))
     else:
         from trainer.elastic.local import SHARED_STORE_HINT
-        from trainer.running import Session, run_stage, run_stages
+        from trainer.running import Session, merge_corpus, run_stage, run_stages
 
         world = World.of(call.environment)
         session = call.session = Session.open(config, world, call.stop, call.environment)
@@ -127,6 +133,8 @@ def _command(options: argparse.Namespace, call: _Call) -> None:
             print(f"trainer: {SHARED_STORE_HINT}", file=sys.stderr)
         if options.command == "run":
             run_stages(session)
+        elif options.command == "prepare" and options.merge:
+            merge_corpus(session)
         else:
             run_stage(session, options.command)
         if options.command == "evaluate" and options.json and world.is_first:
@@ -169,6 +177,22 @@ def _print_plan(config: Config, options: argparse.Namespace) -> None:
 def _print_comparison(*, as_json: bool) -> None:
     """The plan's model beside published figures."""
     print(compare_json(compare()) if as_json else "\n".join(compare_lines(compare())))
+
+
+def _clean_shard(config: Config, shard: tuple[int | None, int], call: _Call) -> None:
+    """Phase 1 of prepare for some units. Touches the work folder alone: many such processes share a volume."""
+    from trainer.corpus.preparing import clean_shard
+
+    number, count = shard
+    if number is None:
+        completion_index = call.environment.get("JOB_COMPLETION_INDEX", "")
+        if not completion_index.isdecimal():
+            raise UsageError("--shard auto/N needs JOB_COMPLETION_INDEX, which an Indexed Job sets; else give --shard I/N")
+        number = int(completion_index) + 1
+    if not 1 <= number <= count:
+        raise UsageError(f"--shard {number}/{count}: the shards of {count} are 1 to {count}")
+    done = clean_shard(config.corpus, RunFolder.of(config).corpus, number - 1, count)
+    print(f"prepare: shard {number}/{count}: {done} units are clean", file=sys.stderr)
 
 
 def _generate(config: Config, prompt: str) -> None:
@@ -236,7 +260,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("run", parents=[shared], help=run_help, description=run_help)
     for stage in get_args(StageName):
         command = commands.add_parser(stage, parents=[shared], help=_STAGE_HELP[stage], description=_STAGE_HELP[stage])
-        if stage == "tokenizer":
+        if stage == "prepare":
+            _add_preparing(command)
+        elif stage == "tokenizer":
             command.add_argument("action", nargs="?", choices=("train", "inspect"), default="train")
             command.add_argument("--text", help="with inspect: show how this text is cut")
             command.add_argument("--pieces", type=int, default=40, metavar="N", help="with inspect: pieces to show")
@@ -266,6 +292,22 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--profile", action="store_true", help="also write runs/trace-NAME.json for ui.perfetto.dev")
     command.add_argument("--json", action="store_true", help="print JSON to stdout instead of a table")
     return parser
+
+
+def _add_preparing(command: argparse.ArgumentParser) -> None:
+    which = command.add_mutually_exclusive_group()
+    shard_help = "only clean the units of shard I of N, for an Indexed Job on a shared volume; I is auto there"
+    which.add_argument("--shard", type=_shard, metavar="I/N", help=shard_help)
+    which.add_argument("--merge", action="store_true", help="after all shards: deduplicate and write what they cleaned")
+    explain_help = "tell what became of one document, such as poems:a.jsonl:17 (SOURCE:FILE:LINE)"
+    which.add_argument("--explain", metavar="ID", help=explain_help)
+
+
+def _shard(text: str) -> tuple[int | None, int]:
+    number, _, count = text.partition("/")
+    if not (number == "auto" or number.isdecimal()) or not count.isdecimal() or int(count) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N, such as 1/8")
+    return (None if number == "auto" else int(number)), int(count)
 
 
 def _add_sampling(command: argparse.ArgumentParser) -> None:

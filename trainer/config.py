@@ -11,8 +11,10 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
+from trainer.config_corpus import CorpusSection as CorpusSection
+from trainer.config_corpus import SourceSection as SourceSection
 from trainer.config_engine import EngineSection
-from trainer.config_section import NOT_IDENTITY, Section, canonical_json, nearest_divisors, unidentified
+from trainer.config_section import Name, Section, canonical_json, nearest_divisors, unidentified
 from trainer.config_serving import ServeSection
 from trainer.config_training import PretrainSection, TrainingSection
 from trainer.config_tuning import ChatSection, DpoSection, GrpoSection, RewardSection, SftSection
@@ -26,7 +28,6 @@ NUM_BYTES = 256
 MAX_TOKENS_PER_STEP = 1 << 24
 """A step's target tokens are counted in float32 beside the gradients, which is exact below this number."""
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
 StageName = Literal[
     "prepare", "tokenizer", "encode", "pretrain", "sft", "reward", "dpo", "grpo", "evaluate", "generate", "report"
 ]
@@ -57,44 +58,6 @@ class LaunchSection(Section):
     """How often torchrun may restart the processes after a failure."""
     kill: tuple[KillSpec, ...] = ()
     """Faults to inject, for demonstrations and tests."""
-
-
-class SourceSection(Section):
-    """One named source of raw text."""
-
-    name: Name
-    """The name under which validation and reports list it."""
-    path: Annotated[str, Field(min_length=1)] = Field(json_schema_extra=dict(NOT_IDENTITY))
-    """A file, a folder or a glob of .jsonl, .txt, .md or .rst files, also .gz or .zst; `box:NAME` is the corpus in the box."""
-    language: Annotated[str, Field(pattern=r"^[a-z]{2,3}$")] = unidentified("en")
-    """ISO 639 code of its main language, for reports."""
-
-
-class CorpusSection(Section):
-    """Raw text to clean documents."""
-
-    sources: tuple[SourceSection, ...] = ()
-    """Where the text comes from, in this order; of two equal documents the first one stays."""
-    held_out: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.02
-    """Share of documents held out for validation, chosen by each document's own hash."""
-    min_chars: PositiveInt = 16
-    """Shorter documents are dropped, in characters after normalisation."""
-    max_chars: PositiveInt = 10_000_000
-    """Longer documents are refused as bad lines, in characters: one runaway line must not fill the memory."""
-    max_bad_lines: NonNegativeInt = 100
-    """The stage fails when more lines than this cannot be read."""
-    cut_text_chars: PositiveInt = 20_000
-    """A plain text file becomes documents of about this many characters, cut at blank lines; JSON lines stay whole."""
-    part_bytes: PositiveInt = 4_000_000
-    """Clean text per output file, in bytes: the unit that encoding works on in parallel and resumes by."""
-
-    @model_validator(mode="after")
-    def _names_differ(self) -> Self:
-        names = [source.name for source in self.sources]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"source name {name!r} is used twice; each source needs its own")
-        return self
 
 
 class TokenizerSection(Section):

@@ -7,11 +7,14 @@ how it is watched) is made with `unidentified`, or carries NOT_IDENTITY, and sta
 import json
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 NOT_IDENTITY = {"identity": False}
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
+"""Of runs, sources and tasks: it becomes part of file names."""
 
 
 def unidentified(default: Any) -> Any:

@@ -1,7 +1,7 @@
 """The stages as a person starts them: alone, or as `run` does them in turn, skipping what is done.
 
-Only the stages that train use several processes; the rest is the first process's work, and the others wait for its result.
-Stages that need torch import it when they start: preparing text does not.
+Where there are several processes, the stages that train use them all, and so does prepare; the rest is the first one's work,
+and the others wait for its result. Stages that need torch import it when they start: preparing text does not.
 """
 
 import json
@@ -15,7 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint.format import steps_in
 from trainer.config import TRAINING_STAGES, WRITING_STAGES, Config, StageName, TrainingStage
-from trainer.corpus.preparing import prepare
+from trainer.config_corpus import CorpusSection
+from trainer.corpus.finding import STANDARD_INPUT
+from trainer.corpus.preparing import Prepare, Surroundings, clean_shard, is_cleaned, merge, piped_in, prepare
+from trainer.elastic.cores import cores
 from trainer.elastic.finish import mark_finished, wait_until_finished
 from trainer.elastic.local import LocalRun
 from trainer.errors import BudgetError
@@ -38,6 +41,7 @@ from trainer.world import World
 if TYPE_CHECKING:
     from trainer.training.stage import Stage
 
+CLEANED_POLL_S = 1.0
 WAIT_DEADLINE_S = 48 * 3600.0
 """The other processes wait this long for the first one to prepare data."""
 
@@ -92,9 +96,20 @@ def run_stage(session: Session, stage: StageName) -> None:
     """One stage, or the finding that it is done."""
     act, results = _stages(session)[stage]
     if _training_stage(stage) is None and not session.world.is_first:
+        if stage == "prepare" and _is_shared(session):
+            _clean_own_shard(session)
         for result in results:
-            _wait_for(result, stage)
+            _wait_until(session, result.exists, f"{stage}: {result}")
         return
+    _act(session, stage, act)
+
+
+def merge_corpus(session: Session) -> None:
+    """The stage prepare without its first phase, which others have done."""
+    _act(session, "prepare", partial(_prepare, make=merge))
+
+
+def _act(session: Session, stage: StageName, act: "Act") -> None:
     with closing(make_tracker(session.config, session.folder, session.world, stage)) as tracker:
         tracker.emit(StageStarted(stage=stage))
         started = time.monotonic()
@@ -141,18 +156,54 @@ def _encoded(session: Session) -> tuple[Path, ...]:
     return tuple(path for path, is_wanted in wanted if is_wanted)
 
 
-def _wait_for(result: Path, stage: StageName) -> None:
+def _wait_until(session: Session, condition: Callable[[], bool], what: str, poll_s: float = 0.2) -> None:
+    """Until other processes have done their part. Raises BudgetError after the deadline."""
     deadline = time.monotonic() + WAIT_DEADLINE_S
-    while not result.exists():
+    while not condition():
+        session.stop.raise_if_requested()
         if time.monotonic() > deadline:
-            raise BudgetError(f"{stage}: {result} did not appear within {WAIT_DEADLINE_S:.0f} s; is the first process gone?")
-        time.sleep(0.2)
+            raise BudgetError(f"{what}: not there within {WAIT_DEADLINE_S:.0f} s; is another process gone?")
+        time.sleep(poll_s)
 
 
-def _prepare(session: Session, _tracker: Tracker) -> tuple[Summary, bool]:
-    manifest, made = prepare(session.config.corpus, session.folder.corpus)
-    names = ("kept", "held_out", "duplicate", "too_short", "bad")
-    summary: Summary = {name: sum(counts[name] for counts in manifest.counts.values()) for name in names}
+def _is_shared(session: Session) -> bool:
+    """Whether all processes clean text, and not the first one alone: what is piped in, only that one can read."""
+    return session.world.size > 1 and all(source.path != STANDARD_INPUT for source in session.config.corpus.sources)
+
+
+def _corpus_section(session: Session) -> CorpusSection:
+    """As configured, with this process's part of the container's cores."""
+    config = session.config.corpus
+    processes_here = int(session.environment.get("LOCAL_WORLD_SIZE", "1"))
+    return config.model_copy(update={"workers": config.workers or max(1, cores() // processes_here)})
+
+
+def _clean_own_shard(session: Session) -> None:
+    """Phase 1 of every so many-th unit; a stop counts between two units."""
+    world = session.world
+    around = Surroundings(lambda *_: session.stop.raise_if_requested())
+    clean_shard(_corpus_section(session), session.folder.corpus, world.rank, world.size, around)
+
+
+def _prepare(session: Session, _tracker: Tracker, make: Prepare = prepare) -> tuple[Summary, bool]:
+    started = time.monotonic()
+    config, folder = _corpus_section(session), session.folder.corpus
+    if make is prepare and _is_shared(session):
+        _clean_own_shard(session)
+        _wait_until(session, lambda: is_cleaned(config, folder), "prepare: units of other processes", CLEANED_POLL_S)
+        make = merge
+    with byte_progress("prepare") as show:
+
+        def progress(done_bytes: int, total_bytes: int) -> None:
+            session.stop.raise_if_requested()
+            show(done_bytes, total_bytes)
+
+        manifest, made = make(config, folder, Surroundings(progress, piped_in()))
+    names = ("kept", "held_out", "duplicate", "near_duplicate", "too_short", "filtered", "bad")
+    summary: Summary = {name: sum(counts.get(name, 0) for counts in manifest.counts.values()) for name in names}
+    if made:
+        read_bytes = sum(manifest.inputs.values())
+        summary["input_mb_per_s"] = round(read_bytes / 1e6 / (time.monotonic() - started), 2)
     return summary | {"text_mb": round(sum(part.text_bytes for part in manifest.parts) / 1e6, 1)}, made
 
 

@@ -93,12 +93,16 @@ def test_a_signal_loses_no_finished_step(
     assert runs.rows_by_step(run) == runs.rows_by_step(undisturbed[world_size])
 
 
-def test_a_signal_while_preparing_leaves_nothing_half_written_and_exits_143(small_data: Path, tmp_path: Path) -> None:
+def test_a_signal_while_preparing_leaves_no_half_written_corpus_exits_143_and_the_next_call_goes_on(
+    small_data: Path, tmp_path: Path
+) -> None:
     raw = small_data / "raw"
     config = write_config(tmp_path / "config.yaml", tmp_path / "data", corpus__sources=[{"name": "all", "path": str(raw)}])
     stopped = ranks.start(_prepare_with_signal, (str(config),), tmp_path)
     assert stopped.wait() == [143]
-    assert not list(tmp_path.glob("data/*"))
+    assert [path.name for path in tmp_path.glob("data/*")] == ["corpus.work"]
+    ranks.run_trainer("prepare", "--config", str(config), folder=tmp_path)
+    assert [path.name for path in tmp_path.glob("data/*")] == ["corpus"]
 
 
 def _prepare_with_signal(config: str) -> None:

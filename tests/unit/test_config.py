@@ -143,7 +143,7 @@ NOT_IDENTITY = {
     "name", "run_dir", "data_dir", "stages", "device", "compile", "engine", "activation_checkpointing", "attention",
     "deterministic", "collective_timeout_s", "launch",
     "validation", "checkpoint", "tracking", "evaluate", "generate", "serve", "tokens.workers", "tokens.verify_hashes",
-    "corpus.sources.path", "corpus.sources.language", "chat.conversations.path",
+    "corpus.sources.path", "corpus.unit_bytes", "corpus.workers", "corpus.memory_bytes", "chat.conversations.path",
     *(f"{stage}.{field}" for stage in TRAINING_STAGES for field in ("max_skipped_in_a_row", "stop_after", "sample_log")),
 }  # fmt: skip
 

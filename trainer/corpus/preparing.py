@@ -1,108 +1,337 @@
-"""The stage `prepare`: read every source, normalise, drop exact duplicates, split, write. Streams; nothing half-written.
+"""The stage `prepare`: raw text to clean documents in three phases, each of which goes on where a kill left it.
 
-Memory: 16 bytes and a set entry (about 100 bytes in all) per kept document, for exact deduplication.
+    1 clean         units of the input, in parallel processes: read, steps, text or reason      WORK/units
+    2 deduplicate   equal documents, near-duplicates, repeated lines, by tables on the disk
+    3 write         units in order: without duplicates, mixed, split, in parts; the account     DATA/corpus
+
+    prepare ........ all three              clean_shard .... phase 1 of every n-th unit
+                                            merge .......... phases 2 and 3, of units that others cleaned
+
+WORK is DATA/corpus.work. It disappears when the corpus is whole. The bytes of the corpus depend on input and settings alone.
 """
 
 import hashlib
+import multiprocessing
+import os
+import signal
 import sys
-from collections import Counter
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, Any
 
-from trainer.config import CorpusSection
+from trainer.config_corpus import CorpusSection
 from trainer.config_section import canonical_json
-from trainer.corpus.normalising import fingerprint, is_held_out, normalise
-from trainer.corpus.reading import BadLine, files_of, read_source
-from trainer.corpus.store import SPLITS, CorpusManifest, PartWriter, read_manifest, write_manifest
-from trainer.errors import CorpusError
-from trainer.files import new_folder
+from trainer.corpus.cleaning import CleanJob, clean_unit, unit_key
+from trainer.corpus.deduplicating import Units, find_duplicates
+from trainer.corpus.finding import STANDARD_INPUT, files_of
+from trainer.corpus.repeated_lines import StripJob, find_repeated_lines, save_hashes, strip_key, strip_unit
+from trainer.corpus.steps.build import input_files
+from trainer.corpus.store import CorpusManifest, read_manifest
+from trainer.corpus.units import Plan, Unit, make_plan
+from trainer.corpus.work import UnitFiles, UnitManifest
+from trainer.corpus.writing import write_corpus
+from trainer.errors import CorpusError, MissingDependencyError
+from trainer.files import DISK, HashingWriter, locked, new_folder, partial_path, record_of, storage_errors
 
 MAX_SHOWN_BAD_LINES = 10
+_MAX_NAMED_UNITS = 5
+_COPY_BYTES = 1 << 20
+_REMOVALS = 20
+"""Tries to remove the work folder, a fifth of a second apart. What stays is harmless and found by the next preparation."""
+
+Progress = Callable[[int, int], None]
+"""Called with input bytes done and input bytes in all."""
 
 
-def prepare(config: CorpusSection, folder: Path) -> tuple[CorpusManifest, bool]:
+def _ignore(*_: int) -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a preparation meets outside of files: who watches it, and what is piped in."""
+
+    progress: Progress = _ignore
+    standard_input: IO[bytes] | None = None
+
+
+QUIET = Surroundings()
+Prepare = Callable[[CorpusSection, Path, Surroundings], tuple[CorpusManifest, bool]]
+
+
+def piped_in() -> IO[bytes] | None:
+    """Standard input, where something else than a person is at its other end."""
+    return None if sys.stdin is None or sys.stdin.closed or sys.stdin.isatty() else sys.stdin.buffer
+
+
+def prepare(config: CorpusSection, folder: Path, around: Surroundings = QUIET) -> tuple[CorpusManifest, bool]:
     """Make the clean corpus in `folder`, or find it there. Returns its manifest and whether it was made now.
 
     Raises CorpusError: no sources, missing files, too many bad lines, nothing left, or inputs that changed since.
     """
+    found = _found(config, folder)
+    if found is not None:
+        return found, False
+    work = _Work(config, folder)
+    with work.locked("trainer prepare"), work.removed_after_error():
+        plan = work.plan(around.standard_input)
+        manifests = work.clean(plan.units, around)
+        return work.finish(plan, manifests), True
+
+
+def clean_shard(config: CorpusSection, folder: Path, index: int, count: int, around: Surroundings = QUIET) -> int:
+    """Phase 1 of the units index, index + count, ... (from 0). Returns how many there are. Raises CorpusError."""
+    if _found(config, folder) is not None:
+        return 0
+    if any(source.path == STANDARD_INPUT for source in config.sources):
+        raise CorpusError("corpus.sources: standard input cannot be shared out to shards; give a path on the shared volume")
+    work = _Work(config, folder)
+    with work.locked(f"trainer prepare --shard {index + 1}/{count}", f"shard-{index + 1}-of-{count}"):
+        plan = work.plan(around.standard_input)
+        return len(work.clean(plan.units[index::count], around))
+
+
+def merge(config: CorpusSection, folder: Path, around: Surroundings = QUIET) -> tuple[CorpusManifest, bool]:
+    """Phases 2 and 3. Raises CorpusError, with their names, where units are not cleaned yet."""
+    found = _found(config, folder)
+    if found is not None:
+        return found, False
+    work = _Work(config, folder)
+    with work.locked("trainer prepare --merge"):
+        plan = work.plan(around.standard_input)
+        return work.finish(plan, work.cleaned(plan)), True
+
+
+def is_cleaned(config: CorpusSection, folder: Path) -> bool:
+    """Whether phase 1 is done: by all shards, or long ago."""
+    return _found(config, folder) is not None or not _Work(config, folder).missing()
+
+
+def _found(config: CorpusSection, folder: Path) -> CorpusManifest | None:
+    """The corpus that is there already. Raises CorpusError if it was made from other input or by other settings."""
     if not config.sources:
         raise CorpusError("corpus.sources: empty; name at least one, such as {name: poems, path: box:chinese-poetry.jsonl.zst}")
-    settings = hashlib.sha256(canonical_json(config.identity())).hexdigest()
-    if folder.exists() and not _any_input_left(config):
-        return read_manifest(folder), False  # the raw text may go once it is prepared
-    inputs = {str(file): file.stat().st_size for source in config.sources for file in files_of(source)}
-    if folder.exists():
-        manifest = read_manifest(folder)
-        _refuse_changed_inputs(manifest, settings, inputs, folder)
-        return manifest, False
-    with new_folder(folder) as partial:
-        manifest = _write_corpus(config, partial, settings, inputs)
-    return manifest, True
+    on_disk = [source for source in config.sources if source.path != STANDARD_INPUT]
+    if not folder.exists():
+        for source in on_disk:  # where files are missing no folder is made
+            files_of(source)
+        return None
+    manifest = read_manifest(folder)
+    if _any_input_left(config):  # the raw text may go once it is prepared
+        inputs = {str(file): file.stat().st_size for source in on_disk for file in files_of(source)}
+        _refuse_changed_inputs(manifest, _settings(config), inputs, folder)
+    return manifest
 
 
 def _any_input_left(config: CorpusSection) -> bool:
     """Whether some source still has files."""
     for source in config.sources:
-        with suppress(CorpusError):
-            return bool(files_of(source))
+        with suppress(CorpusError, MissingDependencyError):
+            if source.path != STANDARD_INPUT and files_of(source):
+                return True
     return False
 
 
-def _write_corpus(config: CorpusSection, folder: Path, settings: str, inputs: dict[str, int]) -> CorpusManifest:
-    seen: set[bytes] = set()
-    bad_lines: list[BadLine] = []
-    counts: dict[str, dict[str, int]] = {}
-    parts = []
-    for source in config.sources:
-        count: Counter[str] = Counter(read=0, kept=0, held_out=0, too_short=0, duplicate=0, bad=0)
-        writers = {split: PartWriter(folder, split, source.name, config.part_bytes) for split in SPLITS}
-        for item in read_source(source, config):
-            if isinstance(item, BadLine):
-                count["bad"] += 1
-                _note_bad_line(item, bad_lines, config.max_bad_lines)
-                continue
-            count["read"] += 1
-            text = normalise(item.text)
-            name = fingerprint(text)
-            if len(text) < config.min_chars:
-                count["too_short"] += 1
-            elif name in seen:
-                count["duplicate"] += 1
-            else:
-                seen.add(name)
-                held_out = is_held_out(name, config.held_out)
-                count["held_out" if held_out else "kept"] += 1
-                writers["held_out" if held_out else "train"].add(text)
-        for writer in writers.values():
-            writer.flush()
-            parts.extend(writer.parts)
-        counts[source.name] = dict(count)
-    if not any(part.split == "train" for part in parts):
-        raise CorpusError(
-            f"corpus: no document is left for training of {sum(c['read'] for c in counts.values())} read; {counts}"
-        )
-    manifest = CorpusManifest(settings=settings, inputs=inputs, parts=tuple(parts), counts=counts)
-    write_manifest(folder, manifest)
-    return manifest
-
-
-def _note_bad_line(bad: BadLine, bad_lines: list[BadLine], limit: int) -> None:
-    bad_lines.append(bad)
-    if len(bad_lines) <= MAX_SHOWN_BAD_LINES:
-        print(f"{bad.file}:{bad.line}: {bad.reason}", file=sys.stderr)
-    if len(bad_lines) > limit:
-        first = bad_lines[0]
-        raise CorpusError(
-            f"corpus.max_bad_lines {limit} is passed; the first bad line is {first.file}:{first.line}: {first.reason}"
-        )
-
-
 def _refuse_changed_inputs(manifest: CorpusManifest, settings: str, inputs: dict[str, int], folder: Path) -> None:
-    if manifest.settings == settings and manifest.inputs == inputs:
+    known = {name: size for name, size in manifest.inputs.items() if name != STANDARD_INPUT}
+    if manifest.settings == settings and known == inputs:
         return
-    changed = [name for name, size in inputs.items() if manifest.inputs.get(name) != size]
-    gone = [name for name in manifest.inputs if name not in inputs]
+    changed = [name for name, size in inputs.items() if known.get(name) != size]
+    gone = [name for name in known if name not in inputs]
     what = ", ".join((changed + gone)[:3]) or "the corpus section of the config"
     raise CorpusError(
         f"{folder}: made from other input ({what} changed since); choose another run_dir or data_dir, or remove this folder"
     )
+
+
+def _settings(config: CorpusSection) -> str:
+    """Names the settings, with the content of the word lists and evaluation sets that they name. Raises CorpusError."""
+    lists = []
+    for file in input_files(config.steps):
+        try:
+            lists.append(record_of(file).sha256)
+        except OSError as error:
+            raise CorpusError(f"corpus.steps: {file} cannot be read ({error.strerror})") from None
+    return hashlib.sha256(canonical_json([config.identity(), lists] if lists else config.identity())).hexdigest()
+
+
+@dataclass
+class _Work:
+    """The work folder of a corpus."""
+
+    config: CorpusSection
+    corpus: Path
+    folder: Path = field(init=False)
+    settings: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.folder = self.corpus.with_name(f"{self.corpus.name}.work")
+        self.settings = _settings(self.config)
+
+    @contextmanager
+    def locked(self, owner: str, name: str = "all") -> Iterator[None]:
+        with locked(self.folder / f"{name}.lock", owner):
+            yield
+
+    @contextmanager
+    def removed_after_error(self) -> Iterator[None]:
+        """What bad input leaves behind is of no use: the next try has other input or other settings."""
+        try:
+            yield
+        except CorpusError:
+            self._remove()
+            raise
+
+    def plan(self, standard_input: IO[bytes] | None) -> Plan:
+        return make_plan(self.config, self._spooled(standard_input))
+
+    def files_of(self, unit: Unit) -> UnitFiles:
+        return UnitFiles(self.folder / "units" / f"{unit.number:06d}")
+
+    def clean(self, units: Sequence[Unit], around: Surroundings) -> list[UnitManifest]:
+        """Phase 1 for some units. Raises CorpusError where more lines are bad than may be."""
+        jobs = [CleanJob(self.config, unit, self.files_of(unit).folder, unit_key(self.settings, unit)) for unit in units]
+        bad_lines = _BadLines(self.config)
+        manifests: list[UnitManifest] = []
+        total_bytes = sum(piece.size_bytes for unit in units for piece in unit.pieces)
+        done_bytes = 0
+        with _pool(_num_workers(self.config, len(units), total_bytes)) as each:
+            for unit, manifest in zip(units, each(clean_unit, jobs), strict=True):
+                manifests.append(manifest)
+                bad_lines.note(manifest)
+                done_bytes += sum(piece.size_bytes for piece in unit.pieces)
+                around.progress(done_bytes, total_bytes)
+        return manifests
+
+    def cleaned(self, plan: Plan) -> list[UnitManifest]:
+        """The units as others have cleaned them. Raises CorpusError naming those that are missing."""
+        bad_lines = _BadLines(self.config)
+        found = [self._manifest(unit) for unit in plan.units]
+        manifests = [manifest for manifest in found if manifest is not None]
+        missing = [unit for unit, manifest in zip(plan.units, found, strict=True) if manifest is None]
+        if missing:
+            named = "; ".join(f"unit {unit.number} ({unit.told()})" for unit in missing[:_MAX_NAMED_UNITS])
+            more = f" and {len(missing) - _MAX_NAMED_UNITS} more" if len(missing) > _MAX_NAMED_UNITS else ""
+            raise CorpusError(
+                f"{self.folder}: {len(missing)} of {len(plan.units)} units are not cleaned: {named}{more}; run "
+                "`trainer prepare --shard I/N` for the missing shards (of unit U: I = U % N + 1), or `trainer prepare` for all "
+                "that is left"
+            )
+        for manifest in manifests:
+            bad_lines.note(manifest)
+        return manifests
+
+    def missing(self) -> list[Unit]:
+        """Units that nobody has cleaned yet."""
+        return [unit for unit in self.plan(None).units if self._manifest(unit) is None]
+
+    def _manifest(self, unit: Unit) -> UnitManifest | None:
+        """What a unit became by these very settings."""
+        manifest = self.files_of(unit).manifest()
+        return manifest if manifest is not None and manifest.key == unit_key(self.settings, unit) else None
+
+    def finish(self, plan: Plan, manifests: list[UnitManifest]) -> CorpusManifest:
+        """Phases 2 and 3; then the work folder goes."""
+        units = Units.of([self.files_of(unit) for unit in plan.units], manifests)
+        if self.config.repeated_lines.max_documents is not None:
+            units = self._stripped(plan, units)
+        duplicates = find_duplicates(self.config, units, self.folder)
+        inputs = {
+            (STANDARD_INPUT if Path(name).parent == self._spool.parent else name): size for name, size in plan.inputs.items()
+        }
+        with new_folder(self.corpus) as partial:
+            manifest = write_corpus(self.config, self.settings, inputs, units, duplicates, partial)
+        self._remove()
+        return manifest
+
+    def _remove(self) -> None:
+        """Remove the work folder. A process that outlived a killed run may still write there for a moment."""
+        for _ in range(_REMOVALS):
+            with suppress(OSError):
+                DISK.remove(self.folder)
+            if not self.folder.exists():
+                return
+            time.sleep(0.2)
+
+    def _stripped(self, plan: Plan, units: Units) -> Units:
+        """The units without the lines that stand in many documents."""
+        path = self.folder / "repeated_lines.bin"
+        digest = save_hashes(path, find_repeated_lines(self.config, units, self.folder))
+        folders = [self.folder / "stripped" / files.folder.name for files in units.files]
+        jobs = [
+            StripJob(self.config, files.folder, folder, path, strip_key(manifest, digest))
+            for files, folder, manifest in zip(units.files, folders, units.manifests, strict=True)
+        ]
+        with _pool(_num_workers(self.config, len(jobs), sum(plan.inputs.values()))) as each:
+            manifests = list(each(strip_unit, jobs))
+        return Units.of([UnitFiles(folder) for folder in folders], manifests)
+
+    @property
+    def _spool(self) -> Path:
+        return self.folder / "input" / "stdin"
+
+    def _spooled(self, standard_input: IO[bytes] | None) -> Path | None:
+        """What is piped in, as a file: work can be cut from it, and it is still there after a kill."""
+        if all(source.path != STANDARD_INPUT for source in self.config.sources):
+            return None
+        path = self._spool
+        first = standard_input.read(_COPY_BYTES) if standard_input is not None else b""
+        if first and standard_input is not None:
+            partial = partial_path(path)
+            with storage_errors(path):
+                DISK.make_folder(path.parent)
+                writer = HashingWriter(partial)
+                while first:
+                    writer.write(first)
+                    first = standard_input.read(_COPY_BYTES)
+                writer.close()
+                DISK.rename(partial, path)
+        return path if path.exists() else None
+
+
+class _BadLines:
+    """Shows the first bad lines and ends the stage after too many."""
+
+    def __init__(self, config: CorpusSection) -> None:
+        self._limit = config.max_bad_lines
+        self._count = 0
+        self._first = ""
+        self._base: dict[str, int] = {}
+
+    def note(self, manifest: UnitManifest) -> None:
+        """Take the next unit in order. Raises CorpusError."""
+        first_lines = []
+        for path, starts_file, num_lines in zip(manifest.paths, manifest.starts_file, manifest.num_lines, strict=True):
+            first_lines.append(0 if starts_file else self._base.get(path, 0))
+            self._base = {path: first_lines[-1] + num_lines}
+        for number, (piece, line, reason) in enumerate(manifest.bad_lines):
+            place = f"{manifest.paths[piece]}:{first_lines[piece] + line if line else 0}: {reason}"
+            self._first = self._first or place
+            if self._count + number < MAX_SHOWN_BAD_LINES:
+                print(place, file=sys.stderr)
+        self._count += manifest.bad
+        if self._count > self._limit:
+            raise CorpusError(f"corpus.max_bad_lines {self._limit} is passed; the first bad line is {self._first}")
+
+
+def _num_workers(config: CorpusSection, num_units: int, size_bytes: int) -> int:
+    """As many as asked for, but none for less than a unit's bytes: starting a process takes longer than cleaning a megabyte."""
+    return max(1, min(config.workers or len(os.sched_getaffinity(0)), num_units, -(-size_bytes // config.unit_bytes)))
+
+
+@contextmanager
+def _pool(num_workers: int) -> Iterator[Callable[[Callable[[Any], UnitManifest], Sequence[Any]], Iterable[UnitManifest]]]:
+    """Something like `map` over processes, in the order of the jobs."""
+    if num_workers == 1:
+        yield map
+        return
+    # spawn: the caller may have threads (progress bars), which a forked child would inherit in mid-flight
+    with multiprocessing.get_context("spawn").Pool(num_workers, _in_worker) as pool:
+        yield pool.imap
+
+
+def _in_worker() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others

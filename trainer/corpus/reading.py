@@ -1,220 +1,166 @@
-"""Raw documents from files: JSON lines, plain text, Markdown; plain, gzip or Zstandard; one file, a folder or a glob.
+"""Raw documents from files, one at a time: what cannot be read becomes a value with its place and reason, not an exception.
 
-Reading streams: one document is in memory at a time. A line that cannot be read becomes a `BadLine`, not an exception, so that
-the caller can count, show and limit them.
+JSON lines and plain text are read here, HTML and web archives in `web_pages.py`, Parquet in `tables.py`. A `Piece` is a file or
+a range of its lines, so that one big file of JSON lines is work for several processes.
 """
 
-import glob
-import gzip
-import io
 import json
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-import zstandard
+from trainer.config_corpus import CorpusSection, SourceSection
+from trainer.corpus.finding import BOX, JSON_LINES, PLAIN_TEXT, files_at, files_of, format_of
+from trainer.corpus.opening import DAMAGE, BombError, ZstdReader, opened
+from trainer.corpus.readings import BadLine, Document, Item, Unwanted, bounded_lines
+from trainer.corpus.recoding import as_utf8
+from trainer.corpus.steps.draft import Dropped
+from trainer.corpus.tables import read_parquet
+from trainer.corpus.web_pages import read_html, read_warc
 
-from trainer.config import CorpusSection, SourceSection
-from trainer.errors import CorpusError
+__all__ = [
+    "BOX", "JSON_LINES", "PLAIN_TEXT", "BadLine", "Document", "Item", "Piece", "PieceReader", "Unwanted", "ZstdReader",
+    "bounded_lines", "files_at", "files_of", "opened", "read_source",
+]  # fmt: skip
 
-BOX = "box:"
-"""Begins a path into the corpus that comes with the package."""
-
-JSON_LINES = (".jsonl", ".ndjson")
-PLAIN_TEXT = (".txt", ".md", ".rst", ".text")
-COMPRESSED = (".gz", ".zst")
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """One text and where it stands."""
-
-    source: str
-    text: str
-    file: str
-    line: int
+MAX_LINE_BYTES_PER_CHAR = 6
+"""JSON spells a character by at most as many bytes (\\u0000), but for pairs of surrogates."""
 
 
 @dataclass(frozen=True, slots=True)
-class BadLine:
-    """A place that could not be read, and why."""
+class Piece:
+    """A file, or of JSON lines that are not compressed those lines that begin in [start, end)."""
 
-    source: str
-    file: str
-    line: int
-    reason: str
-
-
-def files_of(source: SourceSection) -> list[Path]:
-    """The files of a source, as `files_at` finds them. Raises CorpusError if there is none."""
-    return files_at(source.path, f"corpus.sources: source {source.name}", JSON_LINES + PLAIN_TEXT)
+    file: Path
+    start: int = 0
+    end: int | None = None
 
 
-def files_at(path: str, owner: str, kinds: tuple[str, ...]) -> list[Path]:
-    """The files of these kinds that a path names, sorted; of several links to one file the first, so that none is read twice.
-
-    `box:NAME` is a file of the box. Raises CorpusError, with the owner named, if there is none.
-    """
-    if path.startswith(BOX):
-        found = [Path(str(resources.files("trainer.corpus") / "box" / path.removeprefix(BOX)))]
-    elif Path(path).is_dir():
-        found = sorted(Path(path).rglob("*"))
-    elif Path(path).exists():
-        found = [Path(path)]
-    else:
-        found = [Path(name) for name in sorted(glob.glob(path, recursive=True))]  # noqa: PTH207 - absolute patterns too
-    by_target: dict[Path, Path] = {}
-    for entry in found:
-        if entry.is_file() and _kind(entry) in kinds:
-            by_target.setdefault(entry.resolve(), entry.absolute())  # its own name tells the kind: caches link to bare hashes
-    files = list(by_target.values())
-    if not files:
-        listed = ", ".join(kinds)
-        raise CorpusError(f"{owner}: no file at {path}; give a file, folder or glob of {listed} (also .gz, .zst)")
-    return files
-
-
-def read_source(source: SourceSection, limits: CorpusSection) -> Iterator[Document | BadLine]:
+def read_source(source: SourceSection, limits: CorpusSection) -> Iterator[Item]:
     """All documents of a source in the order of its files."""
     for file in files_of(source):
-        reader = _read_json_lines if _kind(file) in JSON_LINES else _read_plain_text
+        yield from PieceReader(source, Piece(file), limits)
+
+
+class PieceReader:
+    """The items of one piece, in order. Line numbers count from the piece's beginning, of which the file may have others."""
+
+    def __init__(self, source: SourceSection, piece: Piece, limits: CorpusSection) -> None:
+        self._source = source
+        self._piece = piece
+        self._limits = limits
+        self.num_lines = 0
+        """Lines of JSON that have been read: where the next piece's lines begin."""
+
+    def __iter__(self) -> Iterator[Item]:
+        source, piece, limits = self._source, self._piece, self._limits
+        readers: dict[str, Callable[[], Iterator[Item]]] = {
+            "jsonl": self._json_lines,
+            "text": lambda: _plain_text(source, piece.file, limits),
+            "html": lambda: read_html(source, piece.file, limits),
+            "warc": lambda: read_warc(source, piece.file, limits),
+            "parquet": lambda: read_parquet(source, piece.file, limits),
+        }
         try:
-            yield from reader(source.name, file, limits)
-        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
-            yield BadLine(source.name, str(file), 0, f"the file breaks off or is damaged: {error}")
+            yield from readers[format_of(source, piece.file)]()
+        except BombError as error:
+            yield BadLine(source.name, str(piece.file), 0, f"the file is not unpacked: {error}", "read.bomb")
+        except DAMAGE as error:
+            reason = f"the file breaks off or is damaged: {error}"
+            yield BadLine(source.name, str(piece.file), 0, reason, "read.damaged")
+
+    def _json_lines(self) -> Iterator[Item]:
+        name, file = self._source.name, str(self._piece.file)
+        max_chars = self._limits.max_chars
+        with opened(self._piece.file) as stream:
+            for line in self._lines(stream, max_chars * MAX_LINE_BYTES_PER_CHAR):
+                self.num_lines += 1
+                if isinstance(line, str):
+                    yield BadLine(name, file, self.num_lines, line, "read.too_long")
+                elif line.strip():
+                    text = _text_of(line, self._source.text_field, max_chars)
+                    if isinstance(text, _Reason):
+                        yield BadLine(name, file, self.num_lines, text.words, text.rule)
+                    else:
+                        yield Document(name, text, file, self.num_lines)
+
+    def _lines(self, stream: IO[bytes], max_bytes: int) -> Iterator[bytes | str]:
+        start, end = self._piece.start, self._piece.end
+        if end is None:
+            yield from bounded_lines(stream, max_bytes)
+            return
+        if start and not _skip_to_line(stream, start, end):
+            return
+        lines = bounded_lines(stream, max_bytes)
+        while stream.tell() < end and (line := next(lines, None)) is not None:
+            yield line
 
 
-def _read_json_lines(source: str, file: Path, limits: CorpusSection) -> Iterator[Document | BadLine]:
-    with opened(file) as stream:
-        for number, line in enumerate(bounded_lines(stream, limits.max_chars * 6), start=1):
-            if isinstance(line, str):
-                yield BadLine(source, str(file), number, line)
-            elif line.strip():
-                text = _text_of(line, limits.max_chars)
-                if isinstance(text, _Reason):
-                    yield BadLine(source, str(file), number, text.words)
-                else:
-                    yield Document(source, text, str(file), number)
+def _skip_to_line(stream: IO[bytes], start: int, end: int) -> bool:
+    """Move to the first line that begins in [start, end). Returns whether there is one; reads no further than `end`."""
+    stream.seek(start - 1)
+    while (position := stream.tell()) < end:
+        piece = stream.readline(min(1 << 20, end - position))
+        if not piece:
+            return False
+        if piece.endswith(b"\n"):
+            return stream.tell() < end
+    return False
 
 
 @dataclass(frozen=True, slots=True)
 class _Reason:
     words: str
+    rule: str
 
 
-def _text_of(line: bytes, max_chars: int) -> str | _Reason:
+def _text_of(line: bytes, field: str, max_chars: int) -> str | _Reason:
     try:
         value = json.loads(line)
     except UnicodeDecodeError:
-        return _Reason("not UTF-8")
+        return _Reason("not UTF-8", "read.not_utf8")
     except (ValueError, RecursionError) as error:
-        return _Reason(f"not JSON: {error}")
-    text = value.get("text") if isinstance(value, dict) else None
+        return _Reason(f"not JSON: {error}", "read.not_json")
+    text = value.get(field) if isinstance(value, dict) else None
     if not isinstance(text, str):
-        return _Reason('expected {"text": "..."}')
+        return _Reason(f'expected {{"{field}": "..."}}', "read.no_text")
     if len(text) > max_chars:
-        return _Reason(f"longer than corpus.max_chars {max_chars}")
+        return _Reason(f"longer than corpus.max_chars {max_chars}", "read.too_long")
     return text
 
 
-def bounded_lines(stream: IO[bytes], max_bytes: int) -> Iterator[bytes | str]:
-    """Lines of at most `max_bytes`; of a longer one, only the words that it was too long."""
-    while line := stream.readline(max_bytes):
-        if line.endswith(b"\n") or len(line) < max_bytes:
-            yield line
-            continue
-        while rest := stream.readline(max_bytes):
-            if rest.endswith(b"\n"):
-                break
-        yield f"line longer than {max_bytes} bytes"
-
-
-def _read_plain_text(source: str, file: Path, limits: CorpusSection) -> Iterator[Document | BadLine]:
+def _plain_text(source: SourceSection, file: Path, limits: CorpusSection) -> Iterator[Item]:
     """A text file as one document, or as several where it is long: cut at the first blank line after `cut_text_chars`, and at
     any line end after twice as many, so that one big file has documents to train on and documents to hold out.
     """
     lines: list[str] = []
     num_chars, first_line = 0, 1
-    with opened(file) as stream:
-        for number, data in enumerate(bounded_lines(stream, limits.max_chars * 6), start=1):
+    with opened(file) as raw:
+        stream = as_utf8(raw, source.encoding)
+        if isinstance(stream, Dropped):
+            yield BadLine(source.name, str(file), 0, f"the file {stream.reason}", stream.rule)
+            return
+        for number, data in enumerate(bounded_lines(stream, limits.max_chars * MAX_LINE_BYTES_PER_CHAR), start=1):
             line = _decoded(data, limits.max_chars)
             if isinstance(line, _Reason):
-                yield BadLine(source, str(file), number, line.words)
+                yield BadLine(source.name, str(file), number, line.words, line.rule)
                 continue
             lines.append(line)
             num_chars += len(line)
             if num_chars >= 2 * limits.cut_text_chars or (num_chars >= limits.cut_text_chars and not line.strip()):
-                yield Document(source, "".join(lines), str(file), first_line)
+                yield Document(source.name, "".join(lines), str(file), first_line)
                 lines, num_chars, first_line = [], 0, number + 1
     if lines:
-        yield Document(source, "".join(lines), str(file), first_line)
+        yield Document(source.name, "".join(lines), str(file), first_line)
 
 
 def _decoded(data: bytes | str, max_chars: int) -> str | _Reason:
     """A line of text without a byte order mark."""
     if isinstance(data, str):
-        return _Reason(data)
+        return _Reason(data, "read.too_long")
     try:
         line = data.decode().removeprefix("\ufeff")
     except UnicodeDecodeError:
-        return _Reason("not UTF-8")
-    return line if len(line) <= max_chars else _Reason(f"longer than corpus.max_chars {max_chars}")
-
-
-@contextmanager
-def opened(file: Path) -> Iterator[IO[bytes]]:
-    """The bytes of a file, decompressed as its name says."""
-    with file.open("rb") as raw:
-        if file.suffix == ".gz":
-            with gzip.open(raw) as stream:
-                yield io.BufferedReader(stream)
-        elif file.suffix == ".zst":
-            yield io.BufferedReader(ZstdReader(raw))
-        else:
-            yield raw
-
-
-_ZSTD_READ_BYTES = 1 << 10
-"""Each byte may stand for 32 KiB of text (a run-length block), so this bounds the memory at 32 MiB."""
-
-
-class ZstdReader(io.RawIOBase):
-    """Decompressed bytes of one or more Zstandard frames. Raises EOFError where the last frame breaks off, at which
-    zstandard's own stream reader just ends.
-    """
-
-    def __init__(self, raw: IO[bytes]) -> None:
-        self._raw = raw
-        self._frame = zstandard.ZstdDecompressor().decompressobj()
-        self._between_frames = True
-        self._ready = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        while not self._ready:
-            data = self._frame.unused_data if self._frame.eof else b""
-            data = data or self._raw.read(_ZSTD_READ_BYTES)
-            if not data:
-                if not self._between_frames:
-                    raise EOFError("the last Zstandard frame has no end")
-                return 0
-            if self._frame.eof:
-                self._frame = zstandard.ZstdDecompressor().decompressobj()
-            self._ready = memoryview(self._frame.decompress(data))
-            self._between_frames = self._frame.eof
-        count = min(len(buffer), len(self._ready))
-        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
-        return count
-
-
-def _kind(file: Path) -> str:
-    """The suffix that tells the format, compression aside; empty if it is none that is read here."""
-    suffixes = [suffix for suffix in file.suffixes if suffix not in COMPRESSED]
-    kind = suffixes[-1].lower() if suffixes else ""
-    return kind if kind in JSON_LINES + PLAIN_TEXT else ""
+        return _Reason("not UTF-8", "read.not_utf8")
+    return line if len(line) <= max_chars else _Reason(f"longer than corpus.max_chars {max_chars}", "read.too_long")

@@ -2,7 +2,9 @@
 
 import io
 import json
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Executor, Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
@@ -12,11 +14,13 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trainer.corpus.reading import ZstdReader
 from trainer.errors import CorpusError
-from trainer.files import FileRecord, HashingWriter, record_of, write_json
+from trainer.files import HashingWriter, record_of, write_json
 
 Split = Literal["train", "held_out"]
 SPLITS: tuple[Split, ...] = ("train", "held_out")
 MANIFEST = "manifest.json"
+_PARTS_ON_THEIR_WAY = 4
+"""Of a split: what is compressed takes memory twice."""
 
 
 class Part(BaseModel):
@@ -45,52 +49,78 @@ class CorpusManifest(BaseModel):
     """Input files with their sizes in bytes."""
     parts: tuple[Part, ...]
     counts: dict[str, dict[str, int]]
-    """By source: documents read, kept, held out, too short, duplicate, bad."""
+    """By source: documents read, kept, held out, too short, duplicate, near-duplicate, filtered, bad."""
+    rules: dict[str, dict[str, int]] = {}
+    """By source and rule: documents that were left out."""
 
     def parts_of(self, split: Split) -> list[Part]:
         """The parts of a split in their order."""
         return [part for part in self.parts if part.split == split]
 
 
-class PartWriter:
-    """Writes the documents of one source and split into parts of about `part_bytes` of text each."""
+def line_of_text(text: str) -> bytes:
+    """A document as it stands in a part."""
+    return json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n"
 
-    def __init__(self, folder: Path, split: Split, source: str, part_bytes: int) -> None:
+
+def text_of_line(line: bytes) -> str:
+    """The document that stands in a line of a part."""
+    text: str = json.loads(line)["text"]
+    return text
+
+
+class PartWriter:
+    """Writes the documents of one source and split into parts of about `part_bytes` of text each.
+
+    Threads compress and write: both leave the interpreter free, and take longer than all that the caller does to a document.
+    """
+
+    def __init__(self, folder: Path, split: Split, source: str, part_bytes: int, threads: Executor) -> None:
         self._folder = folder
         self._split = split
         self._source = source
         self._part_bytes = part_bytes
+        self._threads = threads
         self._lines: list[bytes] = []
         self._text_bytes = 0
-        self.parts: list[Part] = []
+        self._num_parts = 0
+        self._on_their_way: deque[Future[Part]] = deque()
+        self._parts: list[Part] = []
 
-    def add(self, text: str) -> None:
-        """Append one document."""
-        self._lines.append(json.dumps({"text": text}, ensure_ascii=False).encode() + b"\n")
-        self._text_bytes += len(text.encode())
+    def add(self, line: bytes, text_bytes: int) -> str:
+        """Append a document as it stands in a part. Returns the file that it will be in."""
+        name = self._name()
+        self._lines.append(line)
+        self._text_bytes += text_bytes
         if self._text_bytes >= self._part_bytes:
-            self.flush()
+            self._hand_over()
+        return name
 
-    def flush(self) -> None:
-        """Write what is gathered as the next part."""
-        if not self._lines:
-            return
-        name = f"{self._split}/{self._source}-{len(self.parts):05d}.jsonl.zst"
+    def finish(self) -> list[Part]:
+        """Write what is left. Returns all parts in order."""
+        if self._lines:
+            self._hand_over()
+        self._parts.extend(part.result() for part in self._on_their_way)
+        self._on_their_way.clear()
+        return self._parts
+
+    def _hand_over(self) -> None:
+        """Let a thread write what is gathered as the next part."""
+        if len(self._on_their_way) >= _PARTS_ON_THEIR_WAY:
+            self._parts.append(self._on_their_way.popleft().result())
         (self._folder / self._split).mkdir(exist_ok=True)
-        writer = HashingWriter(self._folder / name)
-        writer.write(zstandard.ZstdCompressor(level=3).compress(b"".join(self._lines)))
-        record: FileRecord = writer.close()
-        self.parts.append(
-            Part(
-                file=name,
-                split=self._split,
-                source=self._source,
-                documents=len(self._lines),
-                text_bytes=self._text_bytes,
-                **asdict(record),
-            )
-        )
+        self._on_their_way.append(self._threads.submit(self._write, self._name(), self._lines, self._text_bytes))
+        self._num_parts += 1
         self._lines, self._text_bytes = [], 0
+
+    def _write(self, name: str, lines: list[bytes], text_bytes: int) -> Part:
+        writer = HashingWriter(self._folder / name)
+        writer.write(zstandard.ZstdCompressor(level=3).compress(b"".join(lines)))
+        told = asdict(writer.close())
+        return Part(file=name, split=self._split, source=self._source, documents=len(lines), text_bytes=text_bytes, **told)
+
+    def _name(self) -> str:
+        return f"{self._split}/{self._source}-{self._num_parts:05d}.jsonl.zst"
 
 
 def write_manifest(folder: Path, manifest: CorpusManifest) -> None:
@@ -126,7 +156,7 @@ def read_part(folder: Path, part: Part) -> Iterator[str]:
         with path.open("rb") as raw:
             stream = io.BufferedReader(ZstdReader(raw))
             for line in stream:
-                yield json.loads(line)["text"]
+                yield text_of_line(line)
     except (OSError, EOFError, zstandard.ZstdError, ValueError, KeyError) as error:
         raise CorpusError(f"{path}: damaged or missing ({error}); remove {folder} and run `trainer prepare` again") from None
 

@@ -6,7 +6,7 @@ Lengths are units of the viewBox, which the page scales to the room there is.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -20,6 +20,7 @@ NUM_COLOURS = 8
 _CHAR_WIDTH = 6.8
 """Mean width of a character at the CSS's 12 px, a little generous: SVG has no layout of its own."""
 _ROW = 17.0
+_WIDEST_COLUMN = 56.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +107,19 @@ def line_chart(
     )
 
 
-def bar_chart(title: str, groups: Sequence[str], bars: Sequence[tuple[str, Sequence[float]]], width: float = 440.0) -> Markup:
+def _three_digits(value: float) -> str:
+    return f"{value:.3f}"
+
+
+def bar_chart(
+    title: str,
+    groups: Sequence[str],
+    bars: Sequence[tuple[str, Sequence[float]]],
+    width: float = 440.0,
+    form: Callable[[float], str] = _three_digits,
+) -> Markup:
     """Horizontal bars from zero: for each group one bar of each name. What is not finite has a word instead."""
-    rows = _flow([name for name, _ in bars], width)
+    rows = _flow([name for name, _ in bars], width) if len(bars) > 1 else []
     largest = max((value for _, values in bars for value in values if drawable(value)), default=0.0)
     scale = make_scale([largest], 0.0, width - 8 * _CHAR_WIDTH, zero=True, fitted=True)
     parts = [_legend(rows, first_row=0)]
@@ -117,7 +128,7 @@ def bar_chart(title: str, groups: Sequence[str], bars: Sequence[tuple[str, Seque
         parts.append(element("text", group, class_="group", x=0, y=top + 12))
         top += 20
         for colour, (_, values) in enumerate(bars):
-            parts.append(_bar(scale, values[index], top, colour))
+            parts.append(_bar(scale, values[index], top, colour, form))
             top += 17
         top += 12
     if not groups:
@@ -249,9 +260,30 @@ def _legend(rows: Sequence[Sequence[str]], first_row: int = 1) -> Markup:
     return join(*parts)
 
 
-def _bar(scale: Scale, value: float, top: float, colour: int) -> Markup:
+def column_chart(title: str, labels: Sequence[str], values: Sequence[float], size: Size = Size(440.0, 140.0)) -> Markup:
+    """Vertical columns from zero, each with its value above it and its label below."""
+    width, height = size.width, size.height
+    largest = max((value for value in values if drawable(value)), default=0.0) or 1.0
+    step = min(_WIDEST_COLUMN, width / max(1, len(values)))
+    parts = []
+    for place, (label, value) in enumerate(zip(labels, values, strict=True)):
+        tall = height * value / largest if drawable(value) else 0.0
+        x, top = place * step, _ROW + height - tall
+        parts.append(element("rect", class_="bar s0", x=x + 1, y=top, width=max(1.0, step - 2), height=tall, rx=2))
+        parts.append(element("text", units.count(value), class_="tick", text_anchor="middle", x=x + step / 2, y=top - 4))
+        if place % max(1, round(len(label) * _CHAR_WIDTH / step + 0.5)) == 0:
+            middle = min(max(x + step / 2, len(label) * _CHAR_WIDTH / 2), width - len(label) * _CHAR_WIDTH / 2)
+            parts.append(element("text", label, class_="tick", text_anchor="middle", x=middle, y=height + 2 * _ROW))
+    if not values:
+        parts.append(element("text", "No values yet", class_="empty", x=width / 2, y=height / 2))
+    described = "; ".join(f"{label}: {units.number(value)}" for label, value in zip(labels, values, strict=True))
+    head = (element("title", title), element("desc", described or "No values yet"))
+    return element("svg", *head, *parts, class_="chart", role="img", viewBox=f"0 0 {width:g} {height + 2 * _ROW + 6:g}")
+
+
+def _bar(scale: Scale, value: float, top: float, colour: int, form: Callable[[float], str]) -> Markup:
     length = max(1.0, scale(value)) if drawable(value) and value >= 0 else 0.0
-    label = f"{value:.3f}" if drawable(value) else units.number(value)
+    label = form(value) if drawable(value) else units.number(value)
     bar = element("rect", class_=f"bar s{colour % NUM_COLOURS}", x=0, y=top, width=length, height=13, rx=2)
     return join(bar if length else Markup(), element("text", label, class_="value", x=length + 6, y=top + 11))
 

@@ -1,9 +1,11 @@
 """`trainer report`: what a run's events tell, as one page that needs nothing else. Works while the run goes on, too."""
 
 from pathlib import Path
+from typing import Any
 
 import yaml
 
+from trainer.corpus.account import read_account
 from trainer.errors import RunFolderError
 from trainer.events import read_events
 from trainer.files import write_file
@@ -12,7 +14,7 @@ from trainer.tracking.run_story import parse_records, tell_story
 
 
 def write_report(run_folder: Path) -> Path:
-    """Write RUN/report.html from RUN/events.jsonl; the same events give the same bytes.
+    """Write RUN/report.html from RUN/events.jsonl and the corpus' account; the same ones give the same bytes.
 
     Raises RunFolderError where there are no events, StorageError where the page cannot be written.
     """
@@ -22,17 +24,20 @@ def write_report(run_folder: Path) -> Path:
     records, num_unknown = parse_records(line for _, line in read_events(log))
     config = run_folder / "config.yaml"
     config_text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None
-    name = _name_in(config_text) or run_folder.resolve().name
+    values = _values_in(config_text)
+    name = values.get("name")
+    name = name if isinstance(name, str) else run_folder.resolve().name
+    data = values.get("data_dir")
+    account = read_account((Path(data) if isinstance(data, str) else run_folder) / "corpus")
     page = run_folder / "report.html"
-    write_file(page, render_page(tell_story(records, name, config_text, num_unknown)).encode())
+    write_file(page, render_page(tell_story(records, name, config_text, num_unknown), account).encode())
     return page
 
 
-def _name_in(config_text: str | None) -> str | None:
-    """The run's name. A config that is not readable is shown as it is and is no reason to withhold the report."""
+def _values_in(config_text: str | None) -> dict[str, Any]:
+    """The config's values. A config that is not readable is shown as it is and is no reason to withhold the report."""
     try:
         values = yaml.safe_load(config_text or "")
     except yaml.YAMLError:
-        return None
-    name = values.get("name") if isinstance(values, dict) else None
-    return name if isinstance(name, str) else None
+        return {}
+    return values if isinstance(values, dict) else {}

@@ -9,10 +9,12 @@ import math
 from datetime import UTC, datetime
 from importlib import resources
 
+from trainer.corpus.account import Account
 from trainer.events import CheckpointDamaged, CheckpointFailed, StepsDone, TrainingStarted
 from trainer.tracking import units
 from trainer.tracking.markup import Markup, element
 from trainer.tracking.plot import Axis, Marker, Series, Size, bar_chart, line_chart
+from trainer.tracking.report_corpus import corpus
 from trainer.tracking.report_curves import STEP, curve, points
 from trainer.tracking.report_evaluation import side_by_side, tasks
 from trainer.tracking.report_parts import figure as _figure
@@ -28,7 +30,7 @@ _ALL = "all"
 """The key of `evaluated` that holds the figure over all sources."""
 
 
-def render_page(story: RunStory) -> str:
+def render_page(story: RunStory, account: Account | None = None) -> str:
     """The whole page. A section says so plainly where the run has nothing for it yet; what must be asked for may be absent."""
     style, script = _asset("report.css"), _asset("report.js")
     policy = (
@@ -48,7 +50,8 @@ def render_page(story: RunStory) -> str:
     )
     results = (_evaluation, tasks, _samples, side_by_side)
     sections = (_headline, _learning, _speed, tunings, *results, _happenings, _checkpoints, _config)
-    content = element("main", *(section(story) for section in sections))
+    first, *rest = (section(story) for section in sections)
+    content = element("main", first, corpus(account), *rest)
     body = element("body", _title(story), content, _footer(story), element("script", script))
     return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
 

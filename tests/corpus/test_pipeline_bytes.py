@@ -1,0 +1,144 @@
+"""The bytes of a corpus follow from input and settings: not from processes, units, shards, or from where a kill fell."""
+
+import random
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.support import ranks
+from tests.support.raw_text import digests, raw_sources, section
+from trainer.config_corpus import CorpusSection
+from trainer.corpus.preparing import clean_shard, merge, prepare
+from trainer.errors import CorpusError
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return raw_sources(tmp_path_factory.mktemp("raw"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(sources: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Digests of the corpus that one process makes."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "corpus"
+    manifest, _ = prepare(section(sources), folder)
+    lost = {name: sum(counts[name] for counts in manifest.counts.values()) for name in ("duplicate", "near_duplicate", "bad")}
+    assert all(lost.values()), lost
+    assert manifest.rules["lines"]["too_short"] == 1
+    return digests(folder)
+
+
+@pytest.mark.parametrize("workers", [2, 3])
+def test_any_number_of_processes_writes_the_same_bytes(
+    workers: int, sources: list[dict[str, Any]], undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    prepare(section(sources, workers=workers), tmp_path / "corpus")
+    assert digests(tmp_path / "corpus") == undisturbed
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+@pytest.mark.parametrize("unit_bytes", [2500, 50_000, 10**9])
+def test_units_of_any_size_give_the_same_bytes(
+    unit_bytes: int, sources: list[dict[str, Any]], undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    prepare(section(sources, unit_bytes=unit_bytes), tmp_path / "corpus")
+    assert digests(tmp_path / "corpus") == undisturbed
+
+
+def test_tables_that_go_through_the_disk_give_the_same_bytes(
+    sources: list[dict[str, Any]], undisturbed: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts = []
+
+    def many(num_records: int, record_bytes: int, memory_bytes: int) -> int:
+        counts.append(num_records)
+        return 7
+
+    for module in ("deduplicating", "repeated_lines"):
+        monkeypatch.setattr(f"trainer.corpus.{module}.num_partitions", many)
+    prepare(section(sources), tmp_path / "corpus")
+    assert len(counts) == 3
+    assert digests(tmp_path / "corpus") == undisturbed
+
+
+def test_shards_and_their_merge_write_the_same_bytes_as_one_run(
+    sources: list[dict[str, Any]], undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    config, corpus = section(sources), tmp_path / "corpus"
+    assert clean_shard(config, corpus, 1, 2) > 7
+    with pytest.raises(
+        CorpusError, match=r"units are not cleaned: unit 0 \(a\.jsonl from byte 0\); unit 2 \(a\.jsonl.* more; run"
+    ):
+        merge(config, corpus)
+    assert clean_shard(config, corpus, 0, 2) > 7
+    _, made = merge(config, corpus)
+    assert made
+    assert digests(corpus) == undisturbed
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+    assert clean_shard(config, corpus, 0, 2) == 0
+    assert merge(config, corpus)[1] is False
+
+
+def stamps(work: Path) -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in (work / "units").glob("*/unit.json")}
+
+
+def test_a_unit_is_cleaned_again_only_when_its_input_or_the_settings_changed(tmp_path: Path) -> None:
+    config, work = section(raw_sources(tmp_path / "raw")), tmp_path / "corpus.work"
+    count = clean_shard(config, tmp_path / "corpus", 0, 1)
+    first = stamps(work)
+    assert len(first) == count > 15
+    clean_shard(config, tmp_path / "corpus", 0, 1)
+    assert stamps(work) == first
+    changed = tmp_path / "raw" / "texts" / "0" / "000.txt"
+    changed.write_text(changed.read_text() + " more", encoding="utf-8")
+    clean_shard(config, tmp_path / "corpus", 0, 1)
+    second = stamps(work)
+    assert len([name for name in second if second[name] != first[name]]) == 1
+    clean_shard(config.model_copy(update={"min_chars": 17}), tmp_path / "corpus", 0, 1)
+    assert all(stamp != second[name] for name, stamp in stamps(work).items())
+
+
+def write_config(path: Path, values: CorpusSection) -> Path:
+    content = {"run_dir": str(path.parent / "run"), "corpus": values.model_dump(mode="json")}
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def test_processes_of_one_run_clean_a_share_each_and_write_the_same_bytes(
+    sources: list[dict[str, Any]], undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    """The first one merges when the others have done their part, and never does it for them."""
+    config = write_config(tmp_path / "config.yaml", section(sources))
+    ranks.run_trainer("prepare", "--config", str(config), folder=tmp_path, world_size=3)
+    assert digests(tmp_path / "run" / "corpus") == undisturbed
+    assert not (tmp_path / "run" / "corpus.work").exists()
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_killed_at_any_moment_it_goes_on_and_writes_the_same_bytes(
+    seed: int, sources: list[dict[str, Any]], undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    """Each try is killed a little after it has got further than the one before."""
+    chance = random.Random(seed)
+    config = write_config(tmp_path / "config.yaml", section(sources, workers=2))
+    run = tmp_path / "run"
+    goals = sorted(chance.sample(range(1, 40), 2))
+    for goal in goals:
+        process = ranks.trainer("prepare", "--config", str(config), folder=tmp_path)
+        process.wait_for(lambda goal=goal: len(list((run / "corpus.work").glob("*/*/unit.json"))) >= goal)  # type: ignore[misc]
+        time.sleep(chance.random() * 0.05)
+        process.signal(signal.SIGKILL, 0)  # the first process alone: the others end by themselves
+        process.kill()
+    assert stamps(run / "corpus.work") or (run / "corpus").exists()
+    ranks.run_trainer("prepare", "--config", str(config), folder=tmp_path)
+    assert digests(run / "corpus") == undisturbed
+    deadline = time.monotonic() + 30
+    while list(run.glob("corpus.*")):
+        assert time.monotonic() < deadline, list(run.rglob("*"))
+        time.sleep(0.1)
