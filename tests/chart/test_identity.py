@@ -201,14 +201,14 @@ def config_with(path: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]] 
 
 def test_each_field_of_the_trainer_changes_both_hashes_or_neither() -> None:
     tried = 0
+    before = chart_hash({"trainer": BASE["trainer"]})
     for path in leaves(Config):
         pair = config_with(path)
         if pair is None:
             continue
         tried += 1
-        before, after = ({"trainer": trainer} for trainer in pair)
         moves = config_of(pair[0], "a").hash() != config_of(pair[1], "b").hash()
-        assert (chart_hash(before) != chart_hash(after)) == moves, path
+        assert (chart_hash({"trainer": pair[1]}) != before) == moves, path
     assert tried > 60
 
 
