@@ -1,7 +1,7 @@
 """Records of web archives (WARC 1.0 and 1.1), read from untrusted bytes with bounded memory.
 
 The format is a few lines of header and a block of known length (iipc.github.io/warc-specifications). We read it ourselves:
-fastwarc 2.0.1 panics on damaged records, and warcio 1.8.1 reads a header line of any length into memory.
+fastwarc 2.0.1 panics on streams that cannot seek, and warcio 1.8.1 reads a header line of any length into memory.
 """
 
 import http.client
