@@ -3,7 +3,7 @@
 import pytest
 
 from tests.corpus.box import poems
-from trainer.config_steps import ChineseSection, QualitySection, RepetitionSection
+from trainer.config_steps import ChineseRepetitionSection, ChineseSection, QualitySection
 from trainer.corpus.steps.boilerplate import boilerplate_rule
 from trainer.corpus.steps.draft import Dropped
 from trainer.corpus.steps.quality_chinese import chinese_lines, judge_chinese
@@ -133,9 +133,9 @@ def test_a_manual_with_code_is_judged_by_its_prose() -> None:
 
 def test_every_rule_can_be_turned_off() -> None:
     none = {name: None for name, field in ChineseSection.model_fields.items() if name not in ("boilerplate", "repetition")}
-    repetition = {name: () if name.endswith("ngrams") else None for name in RepetitionSection.model_fields}
+    repetition = {name: () if name.endswith("ngrams") else None for name in ChineseRepetitionSection.model_fields}
     off = QualitySection(
-        chinese="web", han=ChineseSection(boilerplate=False, repetition=RepetitionSection(**repetition), **none)
+        chinese="web", han=ChineseSection(boilerplate=False, repetition=ChineseRepetitionSection(**repetition), **none)
     )
     for text in ("", "x", "★" * 99, "同一行\n" * 99, "首页 | 登录"):
         assert judge_chinese(text, off) is None
