@@ -20,7 +20,8 @@ READY := .venv/.ready
 TEST_WORKERS ?= 2
 BENCH_PROCESSES ?= 2
 BENCH_FLAGS ?=
-PYTEST := $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile
+# in the order of the files: by default those with few tests come last, and these are the long ones
+PYTEST := $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo test test-tools test-engines test-tuning test-operators local-kind-test local-kind-down image image-cpu test-gpu check bench bench-serve bench-corpus corpus corpus-report chart golden schemas clean lock format
 
