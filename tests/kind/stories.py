@@ -167,7 +167,7 @@ class Stories:
     def start_operators_anew(self) -> None:
         """At once, and not when the kubelet tries again what has failed several times."""
         for namespace in operators.NAMESPACES.values():
-            self.cluster.kubectl("--namespace", namespace, "delete", "pods", "--all", "--grace-period=1")
+            self.cluster.kubectl("--namespace", namespace, "delete", "pods", "--all", "--grace-period=1", "--wait=false")
         self.wait_for_operators()
 
     def wait_for_operators(self) -> None:
