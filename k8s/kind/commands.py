@@ -49,7 +49,7 @@ def run(
         if process.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.communicate()  # until it has ended, and its pipes are closed
     if process.returncode != 0:
         last = " | ".join((stderr.strip() or stdout.strip()).splitlines()[-_LAST_LINES:])
         raise LocalClusterError(f"`{_short(words)}` ended with code {process.returncode}: {last or 'it said nothing'}")
