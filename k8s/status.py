@@ -10,8 +10,9 @@ Phase = Literal["Queued", "Pending", "Running", "Restarting", "Suspended", "Succ
 
 FINAL: tuple[Phase, ...] = ("Succeeded", "Failed")
 
-_STEP = re.compile(r"step (\d+)  loss ([\d.]+)  ([\d,]+) tok/s")
-"""A line of the trainer's terminal (trainer.tracking.terminal)."""
+_STEP = re.compile(r"step (\d+)  loss (\S+) .*?([\d.,]+)(?:\s([kMGT]))? tok/s")
+"""A line of the trainer's terminal (trainer.tracking.terminal); a stage's own figures stand between loss and speed."""
+_PREFIXES = {None: 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _FAILURES = ("Failed", "FailureTarget")
 _NUM_STEPS = re.compile(r"step \d+ of (\d+)")
 _STUCK = {
@@ -126,7 +127,8 @@ def progress_of(lines: Iterable[str]) -> Progress:
         num_steps = int(total[1]) if total else num_steps
         match = _STEP.search(line)
         if match and (step.step is None or int(match[1]) >= step.step):
-            step = Progress(int(match[1]), None, float(match[2]), float(match[3].replace(",", "")))
+            speed = float(match[3].replace(",", "")) * _PREFIXES[match[4]]
+            step = Progress(int(match[1]), None, float(match[2]), speed)
     return Progress(step.step, num_steps, step.loss, step.tokens_per_s)
 
 

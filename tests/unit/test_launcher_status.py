@@ -1,6 +1,7 @@
 """What the launcher says of a run, from recorded objects and the trainer's own lines."""
 
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from k8s.logs import shown, wanted
 from k8s.showing import Follower, headline, run_table
 from k8s.status import RunStatus, phase_of, progress_of, status_of
 from tests.unit.test_prometheus import STEP
+from trainer.tracking import units
 from trainer.tracking.terminal import step_figures
 
 
@@ -68,6 +70,15 @@ def test_the_newest_step_is_read_from_the_trainers_own_lines() -> None:
     begin = "[demo-1-0 rank 0] pretrain: step 0 of 800, from scratch; 1,000 parameters"
     progress = progress_of([line, begin, older, "anything else"])
     assert (progress.step, progress.num_steps, progress.loss, progress.tokens_per_s) == (40, 800, 2.5, 123.0)
+
+
+@pytest.mark.parametrize(("tokens_per_s", "told"), [(9_800.0, 9_800), (12_140.0, 12_100), (2_340_000.0, 2_340_000)])
+@pytest.mark.parametrize("figures", [{}, {"accuracy": 0.8125, "margin": -0.25}])
+def test_steps_are_read_at_any_speed_and_in_any_stage(tokens_per_s: float, told: float, figures: dict[str, float]) -> None:
+    event = replace(STEP, tokens_per_s=tokens_per_s, figures=figures)
+    for line in (f"step 40  {step_figures(event)}", f"step 40  {step_figures(event)}".replace(units.GAP, " ")):
+        progress = progress_of([line])
+        assert (progress.step, progress.loss, progress.tokens_per_s) == (40, 2.5, pytest.approx(told))
 
 
 def test_the_reasons_of_a_failure_hold_the_pods_last_words() -> None:
