@@ -107,7 +107,8 @@ def merge(config: CorpusSection, folder: Path, around: Surroundings = QUIET) -> 
 
 def is_cleaned(config: CorpusSection, folder: Path) -> bool:
     """Whether phase 1 is done: by all shards, or long ago."""
-    return _found(config, folder) is not None or not _Work(config, folder).missing()
+    work = _Work(config, folder)
+    return _found(config, folder) is not None or all(work.manifest_of(unit) for unit in work.plan(None).units)
 
 
 def _found(config: CorpusSection, folder: Path) -> CorpusManifest | None:
@@ -209,7 +210,7 @@ class _Work:
     def cleaned(self, plan: Plan) -> list[UnitManifest]:
         """The units as others have cleaned them. Raises CorpusError naming those that are missing."""
         bad_lines = _BadLines(self.config)
-        found = [self._manifest(unit) for unit in plan.units]
+        found = [self.manifest_of(unit) for unit in plan.units]
         manifests = [manifest for manifest in found if manifest is not None]
         missing = [unit for unit, manifest in zip(plan.units, found, strict=True) if manifest is None]
         if missing:
@@ -224,11 +225,7 @@ class _Work:
             bad_lines.note(manifest)
         return manifests
 
-    def missing(self) -> list[Unit]:
-        """Units that nobody has cleaned yet."""
-        return [unit for unit in self.plan(None).units if self._manifest(unit) is None]
-
-    def _manifest(self, unit: Unit) -> UnitManifest | None:
+    def manifest_of(self, unit: Unit) -> UnitManifest | None:
         """What a unit became by these very settings."""
         manifest = self.files_of(unit).manifest()
         return manifest if manifest is not None and manifest.key == unit_key(self.settings, unit) else None
