@@ -62,7 +62,7 @@ image-cpu: $(READY) ## the trainer's image for tests and laptops
 	$(PYTHON) -m k8s.kind image cpu
 
 test-gpu: $(READY) ## the tests that need a CUDA GPU
-	$(PYTHON) -m pytest -m gpu
+	$(PYTHON) -m pytest -m gpu tests/gpu
 
 check: $(READY) ## style, types, import rules, Dockerfiles, lock file
 	.venv/bin/ruff format --check .

@@ -1,7 +1,9 @@
-"""What only a GPU can show (`make test-gpu`): no host synchronisation inside a step, and the numbers of the CPU."""
+"""What only a GPU can show (`make test-gpu`): no host synchronisation inside a step, the numbers of the CPU, exact resumption."""
 
+import signal
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +21,12 @@ from trainer.training.pretrain import NextTokenLoss
 from trainer.training.stage import TrainingData
 from trainer.world import World
 
-pytestmark = pytest.mark.gpu
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype:UserWarning"),
+    # torch.compile imports modules of torch that use what torch itself deprecates
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
+]
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
@@ -56,12 +63,50 @@ def test_a_step_never_waits_for_the_gpu(small_data: Path, kind: str, attention: 
     assert all(each.read().applied for each in pending)
 
 
-def test_a_gpu_trains_as_a_cpu_does(small_data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({}, id="eager"),
+        pytest.param({"attention": "flex"}, id="flex"),
+        pytest.param({"compile": True}, id="compiled"),
+        pytest.param({"activation_checkpointing": True}, id="recomputing"),
+        pytest.param({"engine": {"kind": "fsdp"}}, id="fsdp"),
+    ],
+)
+def test_a_gpu_trains_as_a_cpu_does(small_data: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     losses = {}
-    for device in ("cpu", "cuda"):
+    for device, changes in (("cpu", {}), ("cuda", options)):
         folder = tmp_path / device
         folder.mkdir()
-        config = write_config(folder / "config.yaml", small_data, device=device, deterministic=False)
+        config = write_config(folder / "config.yaml", small_data, device=device, deterministic=False, **changes)
         ranks.run_trainer("pretrain", "--config", str(config), folder=folder)
         losses[device] = runs.losses(folder / "run")
     assert losses["cuda"] == pytest.approx(losses["cpu"], abs=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_run_killed_on_a_gpu_ends_with_the_bits_of_one_that_was_not(small_data: Path, tmp_path: Path, precision: str) -> None:
+    pretrain = {**SMALL["pretrain"], "steps": 200}
+    ends = {}
+    for name in ("whole", "killed"):
+        folder = tmp_path / name
+        folder.mkdir()
+        options = {"device": "cuda", "precision": precision, "deterministic": True, "pretrain": pretrain}
+        config = write_config(folder / "config.yaml", small_data, **options)
+        if name == "killed":
+            killed = ranks.trainer("pretrain", "--config", str(config), folder=folder)
+            killed.wait_for(lambda run=folder / "run": runs.newest_step(run) >= 40)  # type: ignore[misc]
+            killed.signal(signal.SIGKILL, 0)
+            assert killed.wait() == [-signal.SIGKILL]
+            assert runs.newest_step(folder / "run") < 200
+        ranks.run_trainer("pretrain", "--config", str(config), folder=folder)
+        ends[name] = runs.state_of(folder / "run", 200), runs.losses(folder / "run")
+    assert ends["killed"] == ends["whole"]
+
+
+@pytest.mark.parametrize("stage", ["sft", "reward", "dpo", "grpo"])
+def test_a_gpu_tunes(small_data: Path, tmp_path: Path, stage: str) -> None:
+    config = write_config(tmp_path / "config.yaml", small_data, device="cuda", deterministic=False)
+    for each in dict.fromkeys(("pretrain", "sft", stage)):
+        ranks.run_trainer(each, "--config", str(config), folder=tmp_path)
+    assert runs.last_step(tmp_path / "run", stage) == 12

@@ -139,6 +139,7 @@ def _config(preset: str, path: Path, peers: Peers) -> Config:
     rows = ROWS_PER_TURN.get(device, {}).get(preset, DEFAULT_ROWS_PER_TURN[device])
     micro_batch = rows // max(MICRO_BATCHES[device], peers.world.size)
     batches = [f"pretrain.global_batch={rows}", f"pretrain.micro_batch={micro_batch}", "pretrain.batch_warmup_steps=0"]
+    batches += ["pretrain.schedule.warmup_steps=0"]  # the box makes few steps of a GPU's batch
     return load_config(None, [f"corpus.sources={_SOURCES}", f"run_dir={path}", *batches], preset)
 
 

@@ -95,6 +95,9 @@ def train(
 
 def _ask_for_determinism(config: Config) -> None:
     """Algorithms with reproducible bits, or an error where there is none, if the config asks for them."""
+    if config.deterministic:
+        # cuBLAS reads it once, before its first product, and torch refuses products without it (NVIDIA's cuBLAS guide, 2.1.4)
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     if config.compile:
         torch.use_deterministic_algorithms(config.deterministic)
     else:
