@@ -1,6 +1,6 @@
 """make corpus-effect: does a model notice? Clean held-out bits per byte after training on raw and on cleaned text.
 
-    pages, poems --write_raw--> raw/, held_out.json --trainer prepare, tokenizer, encode--> ARM/ --pretrain--> ARM-SEED/ --score-->
+    pages, poems --write_raw--> texts/, held_out.json --trainer prepare, tokenizer, encode--> ARM/ --pretrain--> ARM-SEED/ --score-->
 
 | arm      | text                                                                                                |
 |----------|-----------------------------------------------------------------------------------------------------|
@@ -48,7 +48,7 @@ MAX_HELD_OUT_CHARS = 20_000
 LANGUAGES = ("en", "zh", "de", "es", "fr", "ja", "ru")
 """Languages of the book that lie in the raw text."""
 NUM_POEMS = 12_000
-"""Poems of each edition in the raw text."""
+"""Poems of the second edition in the raw text, beside 3,600 of the first and their likes in the second."""
 
 _LANGUAGE = {"language": {"identify": True, "keep": ["en", "zh"]}, "html": {"main_content": False}}
 _CLEANING = {
@@ -65,7 +65,7 @@ ARMS: dict[str, dict[str, Any]] = {
 
 
 def write_raw(cache: Path, folder: Path) -> None:
-    """FOLDER/raw/SOURCE/ with the texts to train on, and FOLDER/held_out.json with {source: [text]}."""
+    """FOLDER/texts/SOURCE/ with the texts to train on, and FOLDER/held_out.json with {source: [text]}."""
     held_out: dict[str, list[str]] = {}
     python, manual = truth.files_of(truth.PYTHON_PAGES, cache), truth.files_of(truth.ANARCHISM, cache)
     for name, files, pages in (
@@ -78,20 +78,28 @@ def write_raw(cache: Path, folder: Path) -> None:
         for path, content in files.items():
             stem = re.sub(r"(\.rst\.txt|\.html|\.md|\.md\.gz)$", "", path.rpartition("/")[2])
             if stem not in names and not path.endswith(".rst.txt"):
-                _write(folder / "raw" / name / path.replace("/", "_"), content)
+                _write(folder / "texts" / name / path.replace("/", "_"), content)
     for path, content in truth.files_of(truth.HANDBOOK, cache).items():
         match = re.search(r"/html/([a-z]{2})-[A-Z]{2}/", path)
         if match and match[1] in LANGUAGES:
-            _write(folder / "raw" / "handbook" / path.replace("/", "_"), content)
-    poems = truth.poem_truth(truth.files_of(truth.POEMS, cache))
-    held_out["poetry"] = list(poems.first[:NUM_HELD_OUT_POEMS])
+            _write(folder / "texts" / "handbook" / path.replace("/", "_"), content)
+    files = truth.files_of(truth.POEMS, cache)
+    poems, written = truth.poem_truth(files), _poems_as_written(files)
+    held_out["poetry"] = [written[poem] for poem in poems.first[:NUM_HELD_OUT_POEMS]]
     leave_out = {second for first, second in poems.same if first < NUM_HELD_OUT_POEMS}
     first = poems.first[NUM_HELD_OUT_POEMS:]
     same = [poems.second[second] for first, second in sorted(poems.same) if first >= NUM_HELD_OUT_POEMS]
     others = [poem for number, poem in enumerate(poems.second) if number not in leave_out]
-    lines = [json.dumps({"text": poem}, ensure_ascii=False) for poem in [*first, *same, *others[:NUM_POEMS]]]
-    _write(folder / "raw" / "poetry" / "poems.jsonl", "\n".join(lines).encode() + b"\n")
+    chosen_poems = [written[poem] for poem in [*first, *same, *others[:NUM_POEMS]]]
+    lines = [json.dumps({"text": poem}, ensure_ascii=False) for poem in chosen_poems]
+    _write(folder / "texts" / "poetry" / "poems.jsonl", "\n".join(lines).encode() + b"\n")
     _write(folder / "held_out.json", json.dumps(held_out, ensure_ascii=False).encode())
+
+
+def _poems_as_written(files: truth.Files) -> dict[str, str]:
+    """A poem with its marks and lines, by its Han characters alone."""
+    texts = ["\n".join(poem["paragraphs"]) for _, content in sorted(files.items()) for poem in json.loads(content)]
+    return {truth.han_alone(text): text for text in texts}
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -103,7 +111,7 @@ def run_file(folder: Path, arm: str, seed: int, steps: int, stages: Sequence[str
     """The run file of an arm; runs of the same arm share its data."""
     sources = [
         {"name": path.name, "path": str(path), "language": "zh" if path.name == "poetry" else "en"}
-        for path in sorted((folder / "raw").iterdir())
+        for path in sorted((folder / "texts").iterdir())
     ]
     values = {
         "preset": "tiny",
@@ -112,7 +120,7 @@ def run_file(folder: Path, arm: str, seed: int, steps: int, stages: Sequence[str
         "data_dir": str(folder / arm),
         "seed": seed,
         "stages": list(stages),
-        "corpus": {"sources": sources, **ARMS[arm]},
+        "corpus": {"sources": sources, "cut_text_chars": 5_000_000, **ARMS[arm]},  # a page of either form is one document
         "pretrain": {"steps": steps},
         "validation": {"every_steps": steps},
         "checkpoint": {"every_steps": steps},

@@ -213,7 +213,7 @@ def poem_truth(files: Files, seed: int = 0) -> PoemTruth:
     editions: dict[bool, list[str]] = {True: [], False: []}
     for path, content in sorted(files.items()):
         for poem in json.loads(content):
-            text = "".join(re.findall("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]", "".join(poem["paragraphs"])))
+            text = han_alone("".join(poem["paragraphs"]))
             if len(text) >= MIN_POEM_CHARS:
                 editions["/yudingquantangshi/" in path].append(text)
     first = random.Random(seed).sample(editions[True], SAMPLE)
@@ -227,6 +227,11 @@ def poem_truth(files: Files, seed: int = 0) -> PoemTruth:
             if equal_characters(text, editions[False][other]) >= NEAR:
                 same.add((number, other))
     return PoemTruth(first, editions[False], frozenset(same))
+
+
+def han_alone(text: str) -> str:
+    """Its Han characters."""
+    return "".join(re.findall("[\u3400-\u9fff\uf900-\ufaff\U00020000-\U000323af]", text))
 
 
 def _parts(text: str) -> Iterator[str]:
