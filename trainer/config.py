@@ -27,6 +27,9 @@ NUM_BYTES = 256
 
 MAX_TOKENS_PER_STEP = 1 << 24
 """A step's target tokens are counted in float32 beside the gradients, which is exact below this number."""
+FLEX_MIN_HEAD_SIZE = 16
+"""FlexAttention's kernels take no smaller heads (torch 2.11)."""
+
 
 StageName = Literal[
     "prepare", "tokenizer", "encode", "pretrain", "sft", "reward", "dpo", "grpo", "evaluate", "generate", "report"
@@ -356,6 +359,11 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Self:
+        if self.attention == "flex" and self.model.head_size < FLEX_MIN_HEAD_SIZE:
+            raise ValueError(
+                f"attention flex needs heads of at least {FLEX_MIN_HEAD_SIZE}; model.hidden_size / model.num_heads is "
+                f"{self.model.head_size}: set attention to sdpa, or take fewer heads"
+            )
         if self.tokens.row_tokens > self.model.max_positions:
             raise ValueError(
                 f"tokens.row_tokens {self.tokens.row_tokens} is above model.max_positions {self.model.max_positions}"

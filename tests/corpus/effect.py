@@ -1,6 +1,7 @@
 """make corpus-effect: does a model notice? Clean held-out bits per byte after training on raw and on cleaned text.
 
-    pages, poems --write_raw--> texts/, held_out.json --trainer prepare, tokenizer, encode--> ARM/ --pretrain--> ARM-SEED/ --score-->
+    pages, poems --write_raw--> texts/, held_out.json; texts/ --trainer prepare, tokenizer, encode--> ARM/
+    ARM/ --trainer pretrain--> ARM-SEED/ --score by held_out.json--> bits per byte
 
 | arm      | text                                                                                                |
 |----------|-----------------------------------------------------------------------------------------------------|
@@ -8,10 +9,10 @@
 | language | of these the documents in English and Chinese                                                       |
 | cleaned  | main text, repaired, in these languages, by the quality rules, without repeated lines and near-duplicates |
 
-Raw is what the packages hold: the Python documentation as HTML with its menus and indexes, a manual as HTML and as Markdown, a book
-in seven languages, Tang poems in two editions. Held out are whole pages and poems in every form; what is scored is not their
-HTML but the source text that they were made from, so no step of the pipeline has a say in what is clean. All arms see the same
-number of tokens, each by a tokenizer of its own; bits per byte can be compared between tokenizers.
+Raw is what the packages hold: the Python documentation as HTML with its menus and indexes, a manual as HTML and as Markdown, a
+book in seven languages, Tang poems in two editions. Held out are whole pages and poems in every form; what is scored is not
+their HTML but the source text that they were made from, as paragraphs without layout: no step of the pipeline has a say in
+what is clean. All arms see the same number of tokens, each by a tokenizer of its own; bits per byte compare across tokenizers.
 """
 
 import argparse
@@ -31,7 +32,7 @@ import torch
 import yaml
 
 from tests.corpus import truth
-from tests.corpus.report import table
+from tests.corpus.tables import table
 from trainer.config_loading import load_config
 from trainer.evaluation.scoring import log_probabilities
 from trainer.evaluation.tasks import Continuation
@@ -73,7 +74,7 @@ def write_raw(cache: Path, folder: Path) -> None:
         ("anarchism", manual, truth.anarchism_pages(manual)),
     ):
         chosen = {page.name: page.source for page in pages[::HELD_OUT_EVERY]}
-        held_out[name] = list(chosen.values())
+        held_out[name] = [_prose(source) for source in chosen.values()]
         names = {re.sub(r"\.html$", "", page).rpartition("/")[2] for page in chosen}
         for path, content in files.items():
             stem = re.sub(r"(\.rst\.txt|\.html|\.md|\.md\.gz)$", "", path.rpartition("/")[2])
@@ -94,6 +95,13 @@ def write_raw(cache: Path, folder: Path) -> None:
     lines = [json.dumps({"text": poem}, ensure_ascii=False) for poem in chosen_poems]
     _write(folder / "texts" / "poetry" / "poems.jsonl", "\n".join(lines).encode() + b"\n")
     _write(folder / "held_out.json", json.dumps(held_out, ensure_ascii=False).encode())
+
+
+def _prose(source: str) -> str:
+    """A page's words without layout: marks of emphasis, quotation and line ends say which form an arm has kept, not more."""
+    marks = r"\*\*|``|(?<![A-Za-z0-9])[_*]|[_*](?![A-Za-z0-9])|^ *>|^([=~^*#-])\1+$"
+    plain = re.sub(marks, "", source, flags=re.M)
+    return "\n".join(" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", plain) if paragraph.strip())
 
 
 def _poems_as_written(files: truth.Files) -> dict[str, str]:
@@ -121,7 +129,7 @@ def run_file(folder: Path, arm: str, seed: int, steps: int, stages: Sequence[str
         "seed": seed,
         "stages": list(stages),
         "corpus": {"sources": sources, "cut_text_chars": 5_000_000, **ARMS[arm]},  # a page of either form is one document
-        "pretrain": {"steps": steps},
+        "pretrain": {"steps": steps, "micro_batch": 16},
         "validation": {"every_steps": steps},
         "checkpoint": {"every_steps": steps},
     }
@@ -174,11 +182,13 @@ def main() -> None:
     """Entry point."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pretrain-run" / "registry"
     parser = argparse.ArgumentParser(prog="python -m tests.corpus.effect", description=__doc__)
-    parser.add_argument("what", nargs="?", choices=["all", "prepare", "train"], default="all", help="train: elsewhere, by a GPU")
+    parser.add_argument(
+        "what", nargs="?", choices=["all", "prepare", "train"], default="all", help="train: elsewhere, by a GPU"
+    )
     parser.add_argument("--folder", type=Path, default=Path("runs/corpus-effect"), help="where it works (%(default)s)")
     parser.add_argument("--cache", type=Path, default=cache, help="folder of downloads (%(default)s)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each arm (%(default)s)")
-    parser.add_argument("--steps", type=int, default=800, help="steps of each (%(default)s)")
+    parser.add_argument("--steps", type=int, default=1600, help="steps of each (%(default)s)")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time (%(default)s)")
     options = parser.parse_args()
     folder = options.folder.absolute()
@@ -202,12 +212,21 @@ def train(folder: Path, seeds: int, steps: int, jobs: int) -> None:
     rows = []
     for arm in ARMS:
         of_arm = [scores[arm, seed] for seed in range(1, seeds + 1)]
-        cells = [f"{mean(values):.3f} ({min(values):.3f} to {max(values):.3f})" for values in ([s[n] for s in of_arm] for n in sources)]
+        cells = [
+            f"{mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+            for values in ([s[n] for s in of_arm] for n in sources)
+        ]
         rows.append((arm, *cells))
     where = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-    title = f"Bits per byte of clean held-out text, tiny preset, {steps} steps, {seeds} seeds: mean (least to greatest), on {where}"
+    title = (
+        f"Bits per byte of clean held-out text, tiny preset, {steps} steps, {seeds} seeds: mean (least to greatest), on {where}"
+    )
     print(table(title, ("trained on", *sources), rows))
     print(json.dumps({f"{arm}-{seed}": values for (arm, seed), values in scores.items()}), file=sys.stderr)
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"{mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
 
 
 if __name__ == "__main__":

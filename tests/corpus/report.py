@@ -16,6 +16,7 @@ from statistics import mean, median
 from tests.corpus import truth
 from tests.corpus.box import box, manuals, poems
 from tests.corpus.redaction_truth import ALL, samples, score
+from tests.corpus.tables import table
 from trainer.config_steps import HtmlSection, QualitySection
 from trainer.corpus.steps.charset import Decoded, decode
 from trainer.corpus.steps.extract import extract_html
@@ -24,13 +25,6 @@ from trainer.corpus.steps.near_duplicates import Signature, bands, signature, si
 from trainer.corpus.steps.quality_chinese import chinese_lines, judge_chinese
 from trainer.corpus.steps.quality_english import english_lines, judge_english
 from trainer.errors import CorpusError
-
-
-def table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table of Markdown."""
-    lines = [f"**{title}**", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
 
 
 def redaction(_: Path) -> str:

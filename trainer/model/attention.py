@@ -16,6 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from trainer.config import FLEX_MIN_HEAD_SIZE
+
 if TYPE_CHECKING:  # importing it takes torch's compiler with it, 3 s at each start of a process
     from torch.nn.attention.flex_attention import BlockMask
 
@@ -63,7 +65,8 @@ def attend(q_BHTD: Tensor, k_BKSD: Tensor, v_BKSD: Tensor, mask: DocumentMask | 
     With a mask: training, T = S, or generation from a cache. Without: rows of one document each, T = S.
     """
     if mask is not None and mask.flex is not None:
-        return _flex(q_BHTD.device.type)(q_BHTD, k_BKSD, v_BKSD, block_mask=mask.flex, enable_gqa=True)
+        attention = _flex(q_BHTD.device.type)
+        return attention(q_BHTD, k_BKSD, v_BKSD, block_mask=mask.flex, enable_gqa=True)
     if mask is not None and mask.dense is None:
         return _attend_in_blocks(q_BHTD, k_BKSD, v_BKSD, mask)
     if mask is not None:
@@ -88,13 +91,16 @@ def _attend_in_blocks(q_BHTD: Tensor, k_BKTD: Tensor, v_BKTD: Tensor, mask: Docu
     return torch.cat(outputs, dim=3).view(batch, num_heads, seq_len, head_size)
 
 
-def kind_for(wanted: Literal["auto", "blocks", "sdpa", "flex"], device: torch.device, *, compiled: bool) -> Kind:
+def kind_for(
+    wanted: Literal["auto", "blocks", "sdpa", "flex"], device: torch.device, head_size: int, *, compiled: bool
+) -> Kind:
     """What `auto` means: blocks on CPU, FlexAttention in compiled models on cuda, else torch's fused attention."""
     if wanted != "auto":
         return wanted
     if device.type == "cpu":
         return "blocks"
-    return "flex" if device.type == "cuda" and compiled else "sdpa"
+    flex = device.type == "cuda" and compiled and head_size >= FLEX_MIN_HEAD_SIZE
+    return "flex" if flex else "sdpa"
 
 
 def _block_mask(documents_BT: Tensor, batch: int, seq_len: int) -> "BlockMask":
@@ -106,10 +112,16 @@ def _block_mask(documents_BT: Tensor, batch: int, seq_len: int) -> "BlockMask":
     return create_block_mask(in_same_document, batch, None, seq_len, seq_len, device=documents_BT.device)
 
 
-@cache
 def _flex(device_type: str) -> Callable[..., Tensor]:
-    """FlexAttention; on cuda compiled, without which it would make all T x T scores."""
+    """FlexAttention; on cuda compiled, without which it would make all T x T scores. A compiled model compiles it along."""
     from torch.nn.attention.flex_attention import flex_attention
 
     attention: Callable[..., Tensor] = flex_attention
-    return torch.compile(attention, dynamic=False) if device_type == "cuda" else attention
+    return _compiled_flex() if device_type == "cuda" and not torch.compiler.is_compiling() else attention
+
+
+@cache
+def _compiled_flex() -> Callable[..., Tensor]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=False)

@@ -28,7 +28,8 @@ class Numerics:
     @staticmethod
     def of(config: Config, precision: str, device: torch.device) -> "Numerics":
         """With a precision that is known already."""
-        return Numerics(precision, device, kind_for(config.attention, device, compiled=config.compile))
+        kind = kind_for(config.attention, device, config.model.head_size, compiled=config.compile)
+        return Numerics(precision, device, kind)
 
     @staticmethod
     def agreed(config: Config, peers: Peers) -> "Numerics":
