@@ -7,6 +7,7 @@ SHELL := /bin/bash
 # uv makes the environment from uv.lock; where it is absent it is installed beside the project.
 UV ?= $(shell command -v uv || echo .tools/bin/uv)
 UV_VERSION := 0.13.9
+DATATROVE := .venv-datatrove
 EXTRAS := --extra train --extra wandb --extra prometheus --extra serve --extra launch --extra helm --extra gguf --extra corpus --extra parquet --extra hub
 
 # Who reaches PyTorch's own CPU index can give it here and saves about 3 GB: make demo TORCH_INDEX=https://...
@@ -23,7 +24,7 @@ BENCH_FLAGS ?=
 # in the order of the files: by default those with few tests come last, and these are the long ones
 PYTEST := $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-tools test-engines test-tuning test-operators local-kind-test local-kind-down image image-cpu test-gpu check bench bench-serve bench-corpus corpus corpus-report corpus-effect chart golden schemas clean lock format
+.PHONY: help demo test test-tools test-engines test-tuning test-operators local-kind-test local-kind-down image image-cpu test-gpu test-datatrove check bench bench-serve bench-corpus corpus corpus-report corpus-effect chart golden schemas clean lock format
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -34,7 +35,7 @@ demo: $(READY) ## raw text to a model that answers in about fifteen minutes on t
 	@echo "talk to it: $(PYTHON) -m trainer chat --config examples/demo.yaml"
 
 test: $(READY) ## the tests that need nothing but this environment, under ten minutes on two cores
-	$(PYTEST) -m "not tools and not engines and not tuning and not operators and not kind and not gpu"
+	$(PYTEST) -m "not tools and not engines and not tuning and not operators and not kind and not gpu and not datatrove"
 
 test-tools: $(READY) ## the tests that need Debian packages: apt-get install chromium g++ openmpi-bin
 	$(PYTEST) -m tools
@@ -61,6 +62,9 @@ image: $(READY) ## the trainer's image for GPUs (docker/README.md)
 image-cpu: $(READY) ## the trainer's image for tests and laptops
 	$(PYTHON) -m k8s.kind image cpu
 
+test-datatrove: $(READY) $(DATATROVE)/.ready ## the corpus steps run by datatrove's executor, half a minute
+	$(PYTEST) -m datatrove tests/corpus
+
 test-gpu: $(READY) ## the tests that need a CUDA GPU
 	$(PYTHON) -m pytest -m gpu tests/gpu
 
@@ -79,8 +83,8 @@ bench: $(READY) ## speed of engines and options on this machine, each figure bes
 bench-serve: $(READY) ## tokens/s of the server with 8 clients and with 1, beside transformers in the same run
 	$(PYTHON) -m tests.serving.bench $(BENCH_FLAGS)
 
-bench-corpus: $(READY) ## MB/s per core of each step of `prepare`, and 1 GB end to end with its peak memory
-	$(PYTHON) -m tests.corpus.bench $(BENCH_FLAGS)
+bench-corpus: $(READY) $(DATATROVE)/.ready ## MB/s per core of each step of `prepare`, beside datatrove's, and 1 GB with its peak memory
+	$(DATATROVE)/bin/python -m tests.corpus.bench $(BENCH_FLAGS)
 
 corpus-report: $(READY) ## recall and precision of the corpus steps on truth sets from the package registries
 	$(PYTHON) -m tests.corpus.report
@@ -108,7 +112,7 @@ lock: | $(UV) ## renew uv.lock after a change of pyproject.toml
 	$(UV) lock
 
 clean: ## remove runs, caches and the environment
-	rm -rf .venv .tools runs dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv $(DATATROVE) .tools runs dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ifeq ($(TORCH_INDEX),)
@@ -127,6 +131,11 @@ $(READY): pyproject.toml uv.lock | $(UV)
 	$(UV) pip install --python $(PYTHON) --no-deps --editable .
 	@touch $@
 endif
+
+# In an environment of its own: its packages are many, and nothing of the project needs them.
+$(DATATROVE)/.ready: pyproject.toml uv.lock | $(UV)
+	UV_PROJECT_ENVIRONMENT=$(DATATROVE) $(UV) sync --frozen --no-dev --extra corpus --group datatrove
+	@touch $@
 
 .tools/bin/uv:
 	python3 -m venv .tools

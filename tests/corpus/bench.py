@@ -1,4 +1,5 @@
-"""`make bench-corpus`: MB/s of one core by step on the corpus in the box, and a large input end to end with its peak memory.
+"""`make bench-corpus`: MB/s of one core by step on the corpus in the box, steps of datatrove in turns with ours, and a large input
+end to end with its peak memory.
 
 The clock is CPU time, so that a busy machine tells about the same. The large input is made of the box's lines in a new order
 with new numbers in them: all documents differ, some lines repeat. Memory is the largest resident set of any one process.
@@ -8,13 +9,17 @@ import argparse
 import json
 import os
 import random
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 
+from tests.corpus import truth
+from tests.corpus.tables import table
 from trainer.config_corpus import CorpusSection, SourceSection
 from trainer.config_steps import StepsSection
 from trainer.corpus.cleaning import steps_for
@@ -24,6 +29,7 @@ from trainer.corpus.reading import Document, read_source
 from trainer.corpus.signing import line_hashes
 from trainer.corpus.steps.draft import Draft
 from trainer.corpus.steps.near_duplicates import bands, signature
+from trainer.errors import CorpusError
 
 BOX = (("python-docs", "python-docs", "en"), ("wordnet", "wordnet-glosses", "en"), ("poetry", "chinese-poetry", "zh"))
 
@@ -74,6 +80,29 @@ def step_table(max_bytes: int) -> list[tuple[str, float]]:
     timed("lines", lambda draft: line_hashes(draft.text, 20))
     timed("signature", lambda draft: bands(signature(draft.text, draft.language)))
     return rows
+
+
+def beside_datatrove(max_bytes: int, cache: Path) -> str:
+    """A table of rates on English documents, and on pages of the Python documentation where its package can be had."""
+    from tests.corpus.beside_datatrove import html_pair, pairs, race
+
+    texts = [normalise(text) for text, language in box_documents(max_bytes) if language == "en"]
+    rates = [race(pair, texts) for pair in pairs()]
+    try:
+        files = truth.files_of(truth.PYTHON_PAGES, cache)
+        rates.append(race(html_pair(), [page.html for page in truth.python_pages(files)[:: 1 + 20_000_000 // max_bytes]]))
+    except CorpusError as error:
+        print(f"missing: pages of HTML: {error}", file=sys.stderr)
+    rows = [
+        (
+            rate.name,
+            *(f"{value:.2f}" for value in (rate.ours, rate.theirs, rate.ours / rate.theirs)),
+            *(("", "") if rate.at_blanks is None else (f"{rate.at_blanks:.2f}", f"{rate.ours / rate.at_blanks:.2f}")),
+        )
+        for rate in rates
+    ]
+    head = ("step", "ours, MB/s", "datatrove", "ratio", "datatrove at blanks", "ratio")
+    return table(f"Beside datatrove {version('datatrove')}, MB of UTF-8 per CPU-second", head, rows)
 
 
 def write_large(path: Path, size_bytes: int) -> None:
@@ -159,6 +188,9 @@ def _cpu_s() -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--megabytes", type=float, default=2.0, help="of each source of the box, for the table of steps")
+    parser.add_argument(
+        "--datatrove-megabytes", type=float, default=1.0, help="of each English source, beside datatrove; 0: none"
+    )
     parser.add_argument("--gigabytes", type=float, default=1.0, help="of the large input; 0: none")
     parser.add_argument("--memory-mb", type=int, default=64, help="corpus.memory_bytes of the large run, in MB")
     parser.add_argument("--workers", type=int, default=0, help="corpus.workers of the large run")
@@ -166,6 +198,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{'step':32s} MB/s per core")
     for name, rate in step_table(int(options.megabytes * 1e6)):
         print(f"{name:32s} {rate:8.1f}")
+    if options.datatrove_megabytes:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pretrain-run" / "registry"
+        print("\n" + beside_datatrove(int(options.datatrove_megabytes * 1e6), cache))
     if options.gigabytes:
         with tempfile.TemporaryDirectory() as folder:
             found = large_run(Path(folder), options.gigabytes, options.memory_mb << 20, options.workers)
