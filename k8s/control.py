@@ -202,15 +202,16 @@ class Runs:
         own = [event for event in events if event.get("involvedObject", {}).get("uid") == run["metadata"].get("uid")]
         return sorted(own, key=lambda event: event.get("lastTimestamp") or event.get("eventTime") or "")
 
-    def _last_lines(self, pods: Sequence[Manifest]) -> list[str]:
-        lines: list[str] = []
+    def _last_lines(self, pods: Sequence[Manifest]) -> list[list[str]]:
+        """Of each pod."""
+        logs: list[list[str]] = []
         for pod in pods:
             if pod.get("status", {}).get("phase") in ("Running", "Succeeded", "Failed"):
                 try:
-                    lines += self.cluster.log_lines(pod["metadata"]["name"], last_lines=_LAST_LINES)
+                    logs.append(list(self.cluster.log_lines(pod["metadata"]["name"], last_lines=_LAST_LINES)))
                 except ClusterError:
                     continue  # the pod or its node went away just now: the status is told without its lines
-        return lines
+        return logs
 
 
 def is_over(status: RunStatus) -> bool:

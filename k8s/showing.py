@@ -24,7 +24,8 @@ def headline(status: RunStatus) -> str:
     progress = status.progress
     if progress.step is not None:
         of = f" of {progress.num_steps:,}" if progress.num_steps else ""
-        parts.append(f"step {progress.step:,}{of}  loss {progress.loss:.4f}  {progress.tokens_per_s:,.0f} tok/s")
+        stage = f"{progress.stage} " if progress.stage else ""
+        parts.append(f"{stage}step {progress.step:,}{of}  loss {progress.loss:.4f}  {progress.tokens_per_s:,.0f} tok/s")
     if status.restarts:
         parts.append(f"{status.restarts} restarts")
     return "  ".join(parts)

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
+
+from trainer.config import TRAINING_STAGES
 
 Manifest = dict[str, Any]
 Phase = Literal["Queued", "Pending", "Running", "Restarting", "Suspended", "Succeeded", "Failed"]
@@ -14,7 +16,7 @@ _STEP = re.compile(r"step (\d+)  loss (\S+) .*?([\d.,]+)(?:\s([kMGT]))? tok/s")
 """A line of the trainer's terminal (trainer.tracking.terminal); a stage's own figures stand between loss and speed."""
 _PREFIXES = {None: 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _FAILURES = ("Failed", "FailureTarget")
-_NUM_STEPS = re.compile(r"step \d+ of (\d+)")
+_BEGINS = re.compile(rf"\b({'|'.join(TRAINING_STAGES)}): step \d+ of (\d+)")
 _STUCK = {
     "ErrImagePull",
     "ImagePullBackOff",
@@ -27,8 +29,10 @@ _STUCK = {
 
 @dataclass(frozen=True)
 class Progress:
-    """The newest step that the log tells of."""
+    """The newest step of the last stage that logs tell of."""
 
+    stage: str | None = None
+    """pretrain, sft and so on; unknown where the stage began before the lines."""
     step: int | None = None
     num_steps: int | None = None
     loss: float | None = None
@@ -56,8 +60,10 @@ class RunStatus:
         return {**{key: value for key, value in values.items() if key != "progress"}, **values["progress"]}
 
 
-def status_of(run: Manifest, pods: Sequence[Manifest], events: Sequence[Manifest], lines: Iterable[str] = ()) -> RunStatus:
-    """From a run's object, its pods, the events about it, and lines of its log."""
+def status_of(
+    run: Manifest, pods: Sequence[Manifest], events: Sequence[Manifest], logs: Iterable[Iterable[str]] = ()
+) -> RunStatus:
+    """From a run's object, its pods, the events about it, and the last lines of each pod."""
     phase = phase_of(run, pods)
     trainers = [pod for pod in pods if _role(pod) != "launcher"]
     return RunStatus(
@@ -69,7 +75,7 @@ def status_of(run: Manifest, pods: Sequence[Manifest], events: Sequence[Manifest
         node_range=range_of(run),
         restarts=sum(status.get("restartCount", 0) for pod in pods for status in _container_statuses(pod)),
         reasons=tuple(dict.fromkeys(_reasons(run, phase, pods, events))),
-        progress=progress_of(lines),
+        progress=progress_of(logs),
     )
 
 
@@ -119,17 +125,31 @@ def range_of(run: Manifest) -> str:
     return str(nodes_of(run))
 
 
-def progress_of(lines: Iterable[str]) -> Progress:
-    """The newest step of the lines, in whatever order they come."""
-    step, num_steps = Progress(), None
+def progress_of(logs: Iterable[Iterable[str]]) -> Progress:
+    """The newest step of the last stage in the pods' lines. The process that tells steps moves between pods.
+
+    Where a pod's lines do not tell of a stage's beginning it has trained for long: that is taken for the last stage.
+    """
+    return max(map(_progress_in, logs), key=_newness, default=Progress())
+
+
+def _newness(progress: Progress) -> tuple[bool, int, int]:
+    stage = len(TRAINING_STAGES) if progress.stage is None else TRAINING_STAGES.index(progress.stage)  # type: ignore[arg-type]
+    return progress.step is not None or progress.stage is not None, stage, progress.step or 0
+
+
+def _progress_in(lines: Iterable[str]) -> Progress:
+    """The newest step of the last stage in one pod's lines, which are in order."""
+    found = Progress()
     for line in lines:
-        total = _NUM_STEPS.search(line)
-        num_steps = int(total[1]) if total else num_steps
+        if begins := _BEGINS.search(line):
+            same = begins[1] == found.stage
+            found = replace(found, num_steps=int(begins[2])) if same else Progress(begins[1], None, int(begins[2]))
         match = _STEP.search(line)
-        if match and (step.step is None or int(match[1]) >= step.step):
+        if match and (found.step is None or int(match[1]) >= found.step):
             speed = float(match[3].replace(",", "")) * _PREFIXES[match[4]]
-            step = Progress(int(match[1]), None, float(match[2]), speed)
-    return Progress(step.step, num_steps, step.loss, step.tokens_per_s)
+            found = Progress(found.stage, int(match[1]), found.num_steps, float(match[2]), speed)
+    return found
 
 
 def _reasons(run: Manifest, phase: Phase, pods: Sequence[Manifest], events: Sequence[Manifest]) -> Iterable[str]:

@@ -1,5 +1,5 @@
-"""`make bench-corpus`: MB/s of one core by step on the corpus in the box, steps of datatrove in turns with ours, and a large input
-end to end with its peak memory.
+"""`make bench-corpus`: MB/s of one core by step on the corpus in the box, steps of datatrove in turns with ours, and a large
+input end to end with its peak memory.
 
 The clock is CPU time, so that a busy machine tells about the same. The large input is made of the box's lines in a new order
 with new numbers in them: all documents differ, some lines repeat. Memory is the largest resident set of any one process.

@@ -177,12 +177,17 @@ class Stories:
             self.cluster.kubectl("--namespace", namespace, *wait, deadline_s=_COMMAND_S)
 
     def wait_until(self, condition: Callable[[], bool], what: str, deadline_s: float) -> None:
-        """Until a condition holds; the cluster's own refusals are looked past. Fails with what every run said last."""
-        deadline = time.monotonic() + deadline_s
+        """Until a condition holds; the cluster's own refusals are looked past. Fails with what every run said last.
+
+        Tells how long it took: pytest shows that of a test that fails, and of all with -rP.
+        """
+        started = time.monotonic()
+        deadline = started + deadline_s
         trouble = ""
         while True:
             try:
                 if condition():
+                    print(f"{time.strftime('%H:%M:%S')} after {time.monotonic() - started:5.1f} s: {what}")
                     return
             except (LocalClusterError, LauncherError, AssertionError, ValueError) as error:
                 trouble = str(error)
@@ -319,8 +324,11 @@ class Run:
         assert "killed" in self.stories.kubectl("exec", pod, "--container=pytorch", "--", "python", "-c", script)
 
     def drain(self) -> str:
-        """Its pods asked to leave the node, which takes no new ones afterwards; returns what held that up, if anything."""
-        leave = ["drain", NODE, f"--pod-selector=pretrain-run/run={self.name}", "--delete-emptydir-data", "--timeout=75s"]
+        """Its pods asked to leave the node, which takes no new ones afterwards; returns what held that up, if anything.
+
+        Pods that may leave are asked at once; the time is for one that may not.
+        """
+        leave = ["drain", NODE, f"--pod-selector=pretrain-run/run={self.name}", "--delete-emptydir-data", "--timeout=15s"]
         try:
             self.stories.kubectl(*leave)
         except LocalClusterError as error:

@@ -96,7 +96,12 @@ def drain_its_node(run: Run) -> None:
     """All but the pods that it needs are evicted; scaled down to one pod it goes on when the node takes pods again."""
     assert "disruption budget" in run.drain(), "its last pod may not be evicted"
     fewest = ELASTIC["elastic"]["min"]
-    assert len([pod for pod in run.pods() if pod["status"]["phase"] == "Running"]) == fewest
+
+    def stay() -> int:
+        return len([pod for pod in run.pods() if pod["status"]["phase"] == "Running"])
+
+    run.stories.wait_until(lambda: stay() <= fewest, "the other pods have left", 75)
+    assert stay() == fewest
     run.scale(1)
     run.stories.cluster.kubectl("uncordon", NODE)
 

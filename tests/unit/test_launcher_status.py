@@ -68,8 +68,28 @@ def test_the_newest_step_is_read_from_the_trainers_own_lines() -> None:
     line = f"[demo-1-0 rank 0] step 40  {step_figures(STEP)}"
     older = line.replace("step 40", "step 30")
     begin = "[demo-1-0 rank 0] pretrain: step 0 of 800, from scratch; 1,000 parameters"
-    progress = progress_of([line, begin, older, "anything else"])
-    assert (progress.step, progress.num_steps, progress.loss, progress.tokens_per_s) == (40, 800, 2.5, 123.0)
+    progress = progress_of([[begin, line, older, "anything else"]])
+    assert (progress.stage, progress.step, progress.num_steps) == ("pretrain", 40, 800)
+    assert (progress.loss, progress.tokens_per_s) == (2.5, 123.0)
+
+
+def test_the_last_stage_counts_wherever_its_lines_are() -> None:
+    def lines(stage: str, num_steps: int, *steps: int) -> list[str]:
+        begin = [f"[demo-1-0 rank 0] {stage}: step 0 of {num_steps}, from the start"] if stage else []
+        return begin + [f"[demo-1-0 rank 0] step {step}  {step_figures(STEP)}" for step in steps]
+
+    def told(*logs: list[str]) -> tuple[str | None, int | None, int | None]:
+        progress = progress_of(logs)
+        return progress.stage, progress.step, progress.num_steps
+
+    assert told(lines("pretrain", 800, 790, 800) + lines("sft", 200, 10)) == ("sft", 10, 200)
+    assert told(lines("pretrain", 800, 800) + lines("sft", 200)) == ("sft", None, 200), "its first step is not told yet"
+    # the first process has moved from one pod to another
+    assert told(lines("pretrain", 800, 790), lines("sft", 200, 10)) == ("sft", 10, 200)
+    assert told(lines("sft", 200, 10), lines("pretrain", 800, 790)) == ("sft", 10, 200)
+    assert told(lines("pretrain", 800, 100), lines("pretrain", 800, 120)) == ("pretrain", 120, 800)
+    assert told(lines("", 0, 150), lines("pretrain", 800, 790)) == (None, 150, None)
+    assert told(["nothing yet"], []) == (None, None, None)
 
 
 @pytest.mark.parametrize(("tokens_per_s", "told"), [(9_800.0, 9_800), (12_140.0, 12_100), (2_340_000.0, 2_340_000)])
@@ -77,7 +97,7 @@ def test_the_newest_step_is_read_from_the_trainers_own_lines() -> None:
 def test_steps_are_read_at_any_speed_and_in_any_stage(tokens_per_s: float, told: float, figures: dict[str, float]) -> None:
     event = replace(STEP, tokens_per_s=tokens_per_s, figures=figures)
     for line in (f"step 40  {step_figures(event)}", f"step 40  {step_figures(event)}".replace(units.GAP, " ")):
-        progress = progress_of([line])
+        progress = progress_of([[line]])
         assert (progress.step, progress.loss, progress.tokens_per_s) == (40, 2.5, pytest.approx(told))
 
 
@@ -110,7 +130,7 @@ def test_lines_are_told_by_rank_and_carry_their_pod_once() -> None:
 def test_a_follower_without_a_terminal_prints_changes_only() -> None:
     console = Console(record=True, width=200, force_terminal=False, file=io.StringIO())
     waiting = RunStatus("demo-1", "job", "Pending", 2, 0, "1:4", 0, ("no node",))
-    going = RunStatus("demo-1", "job", "Running", 2, 2, "1:4", 0, (), progress_of([f"step 40  {step_figures(STEP)}"]))
+    going = RunStatus("demo-1", "job", "Running", 2, 2, "1:4", 0, (), progress_of([[f"step 40  {step_figures(STEP)}"]]))
     with Follower(console) as follower:
         for status in (waiting, waiting, going, going):
             follower.show(status)
