@@ -134,7 +134,7 @@ def progress_of(logs: Iterable[Iterable[str]]) -> Progress:
 
 
 def _newness(progress: Progress) -> tuple[bool, int, int]:
-    stage = len(TRAINING_STAGES) if progress.stage is None else TRAINING_STAGES.index(progress.stage)  # type: ignore[arg-type]
+    stage = len(TRAINING_STAGES) if progress.stage is None else TRAINING_STAGES.index(progress.stage)
     return progress.step is not None or progress.stage is not None, stage, progress.step or 0
 
 

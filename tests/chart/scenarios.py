@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from k8s.helm import HelmPackage
-from k8s.render import CHART, Manifest, render, run_object
+from k8s.render import CHART, LOADER, Manifest, render, run_object
 from k8s.run import Run, load_run
 
 FILES = {path.name.removesuffix("-values.yaml"): path for path in sorted((CHART / "ci").glob("*-values.yaml"))}
@@ -39,6 +39,6 @@ def render_values(values: dict[str, Any], folder: Path) -> list[Manifest]:
 
 def chart_hash(values: dict[str, Any]) -> str:
     """The hash that Helm alone gives values."""
-    documents = yaml.safe_load_all(HelmPackage().render(CHART, values, NAMESPACE))
+    documents = yaml.load_all(HelmPackage().render(CHART, values, NAMESPACE), LOADER)
     annotations = run_object([each for each in documents if each])["metadata"]["annotations"]
     return str(annotations["pretrain-run/hash"])

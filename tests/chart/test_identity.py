@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from k8s.helm import HelmPackage
 from k8s.identity import verify
-from k8s.render import CHART, run_object
+from k8s.render import CHART, LOADER, run_object
 from k8s.values import RunFile
 from tests.chart.scenarios import FILES, NAMESPACE, chart_hash, rendered, scenario
 from trainer.config import Config
@@ -229,7 +229,7 @@ def test_false_zero_and_null_of_a_file_win_over_a_preset() -> None:
 
 
 def _identity(values: dict[str, Any]) -> str:
-    documents = [each for each in yaml.safe_load_all(HelmPackage().render(CHART, values, NAMESPACE)) if each]
+    documents = [each for each in yaml.load_all(HelmPackage().render(CHART, values, NAMESPACE), LOADER) if each]
     return str(run_object(documents)["metadata"]["annotations"]["pretrain-run/identity"])
 
 
