@@ -39,6 +39,9 @@ def test_job_does_the_same_without_any_operator(stories: Stories, undisturbed: U
     assert_same(run, undisturbed)
 
 
+LEADERS = ("kube-controller-manager", "kube-scheduler")
+
+
 def install(stories: Stories, backend: str) -> Run:
     """By Helm alone; returns when two pods have trained a little."""
     run = stories.helm_install("story", stories.run_file("story", backend=backend, **ELASTIC))
@@ -70,12 +73,13 @@ def scale_and_rob(run: Run) -> None:
 def cut_off(run: Run) -> None:
     """The operator restarted, the API server away for a minute: the same round trains on.
 
-    In between the training processes are frozen: a fast machine would finish the run in that time.
+    Scheduler, controllers and kubelet would lie idle for up to a minute afterwards, for pauses between their tries and leases of
+    their former selves; they are started anew. In between the training processes are frozen: a fast machine would finish the run.
     """
     stories, rounds = run.stories, run.worlds()
     stories.cluster.kubectl("--namespace", "kubeflow", "rollout", "restart", "deployment/training-operator")
     run.wait_for_steps(3)
-    stories.cluster.node("mv", "/etc/kubernetes/manifests/kube-apiserver.yaml", "/kind/kube-apiserver.yaml")
+    take_away(stories, *LEADERS, "kube-apiserver")
     try:
         with run.frozen():
             stories.wait_until(lambda: not stories.cluster.is_up(), "the API server is down", 60)
@@ -85,11 +89,26 @@ def cut_off(run: Run) -> None:
             time.sleep(max(0.0, until - time.monotonic()))
         run.wait_for_more_steps_unseen(3)
     finally:
-        stories.cluster.node("mv", "/kind/kube-apiserver.yaml", "/etc/kubernetes/manifests/kube-apiserver.yaml")
-    with run.frozen():
+        bring_back(stories, "kube-apiserver")
         stories.wait_until(stories.cluster.is_up, "the API server is back", 180)
+        stories.cluster.kubectl("--namespace", "kube-system", "delete", "lease", *LEADERS, "--ignore-not-found")
+        bring_back(stories, *LEADERS)
+        stories.cluster.node("systemctl", "restart", "kubelet")
+    with run.frozen():
         stories.start_operators_anew()  # they end when they lose their API server
     assert run.worlds() == rounds
+
+
+def take_away(stories: Stories, *parts: str) -> None:
+    """Parts of the control plane, which the kubelet starts from files."""
+    for part in parts:
+        stories.cluster.node("mv", f"/etc/kubernetes/manifests/{part}.yaml", f"/kind/{part}.yaml")
+
+
+def bring_back(stories: Stories, *parts: str) -> None:
+    """What was taken away."""
+    for part in parts:
+        stories.cluster.node("mv", f"/kind/{part}.yaml", f"/etc/kubernetes/manifests/{part}.yaml")
 
 
 def drain_its_node(run: Run) -> None:

@@ -15,7 +15,7 @@ from tests.support.runs import losses, newest_step, rows_by_step
 
 pytestmark = [pytest.mark.kind, pytest.mark.timeout(900)]
 
-STEPS = 200
+STEPS = 120
 """The first ones of the run that they are compared with."""
 
 

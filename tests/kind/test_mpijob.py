@@ -6,7 +6,7 @@ from tests.kind.stories import Stories
 
 pytestmark = [pytest.mark.kind, pytest.mark.timeout(900)]
 
-STEPS = 100
+STEPS = 60
 
 
 def test_two_workers_train_by_deepspeed_over_sshd_and_go_on_after_a_stop(stories: Stories) -> None:
