@@ -73,8 +73,9 @@ def scale_and_rob(run: Run) -> None:
 def cut_off(run: Run) -> None:
     """The operator restarted, the API server away for a minute: the same round trains on.
 
-    Scheduler, controllers and kubelet would lie idle for up to a minute afterwards, for pauses between their tries and leases of
-    their former selves; they are started anew. In between the training processes are frozen: a fast machine would finish the run.
+    Scheduler, controllers and kubelet would lie idle for up to a minute afterwards, for pauses between their tries and leases
+    of their former selves; they are started anew. In between the training processes are frozen: a fast machine would finish
+    the run.
     """
     stories, rounds = run.stories, run.worlds()
     stories.cluster.kubectl("--namespace", "kubeflow", "rollout", "restart", "deployment/training-operator")
