@@ -118,7 +118,7 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + PARTIAL_SUFFIX)
 
 
-def write_file(path: Path, data: bytes, disk: Disk = DISK) -> FileRecord:
+def write_file(path: Path, data: bytes | memoryview, disk: Disk = DISK) -> FileRecord:
     """Replace `path` by a file with this content. Raises StorageError."""
     partial = partial_path(path)
     with storage_errors(path):

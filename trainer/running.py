@@ -17,7 +17,19 @@ from trainer.checkpoint.format import steps_in
 from trainer.config import TRAINING_STAGES, WRITING_STAGES, Config, StageName, TrainingStage
 from trainer.config_corpus import CorpusSection
 from trainer.corpus.finding import STANDARD_INPUT
-from trainer.corpus.preparing import Prepare, Surroundings, clean_shard, is_cleaned, merge, piped_in, prepare
+from trainer.corpus.preparing import (
+    Prepare,
+    Surroundings,
+    clean_shard,
+    deduplicate,
+    is_cleaned,
+    is_deduplicated,
+    is_written,
+    merge,
+    piped_in,
+    prepare,
+    write_shard,
+)
 from trainer.elastic.cores import cores
 from trainer.elastic.finish import mark_finished, wait_until_finished
 from trainer.elastic.local import LocalRun
@@ -97,7 +109,7 @@ def run_stage(session: Session, stage: StageName) -> None:
     act, results = _stages(session)[stage]
     if _training_stage(stage) is None and not session.world.is_first:
         if stage == "prepare" and _is_shared(session):
-            _clean_own_shard(session)
+            _prepare_own_shard(session)
         for result in results:
             _wait_until(session, result.exists, f"{stage}: {result}")
         return
@@ -185,12 +197,36 @@ def _clean_own_shard(session: Session) -> None:
     clean_shard(_corpus_section(session), session.folder.corpus, world.rank, world.size, around)
 
 
+def _write_own_shard(session: Session) -> None:
+    """Phase 3 of every so many-th share."""
+    world = session.world
+    around = Surroundings(lambda *_: session.stop.raise_if_requested())
+    write_shard(_corpus_section(session), session.folder.corpus, world.rank, world.size, around)
+
+
+def _prepare_own_shard(session: Session) -> None:
+    """What a process does that is not the first one."""
+    config, folder = _corpus_section(session), session.folder.corpus
+    _clean_own_shard(session)
+    _wait_until(session, lambda: is_deduplicated(config, folder), "prepare: what repeats", CLEANED_POLL_S)
+    _write_own_shard(session)
+
+
+def _prepare_together(session: Session) -> None:
+    """What the first process does: its own share, and what only one can do, up to the corpus of which all parts are written."""
+    config, folder = _corpus_section(session), session.folder.corpus
+    _clean_own_shard(session)
+    _wait_until(session, lambda: is_cleaned(config, folder), "prepare: units of other processes", CLEANED_POLL_S)
+    deduplicate(config, folder, session.world.size)
+    _write_own_shard(session)
+    _wait_until(session, lambda: is_written(config, folder), "prepare: shares of other processes", CLEANED_POLL_S)
+
+
 def _prepare(session: Session, _tracker: Tracker, make: Prepare = prepare) -> tuple[Summary, bool]:
     started = time.monotonic()
     config, folder = _corpus_section(session), session.folder.corpus
     if make is prepare and _is_shared(session):
-        _clean_own_shard(session)
-        _wait_until(session, lambda: is_cleaned(config, folder), "prepare: units of other processes", CLEANED_POLL_S)
+        _prepare_together(session)
         make = merge
     with byte_progress("prepare") as show:
 

@@ -1,5 +1,6 @@
 """The bytes of a corpus follow from input and settings: not from processes, units, shards, or from where a kill fell."""
 
+import json
 import random
 import signal
 import time
@@ -10,9 +11,12 @@ import pytest
 import yaml
 
 from tests.support import ranks
-from tests.support.raw_text import digests, raw_sources, section
+from tests.support.raw_text import digests, documents, raw_sources, section, write_lines
 from trainer.config_corpus import CorpusSection
-from trainer.corpus.preparing import clean_shard, merge, prepare
+from trainer.corpus.account import fate_files
+from trainer.corpus.opening import opened
+from trainer.corpus.preparing import clean_shard, deduplicate, is_deduplicated, is_written, merge, prepare, write_shard
+from trainer.corpus.store import read_documents
 from trainer.errors import CorpusError
 
 
@@ -81,6 +85,81 @@ def test_shards_and_their_merge_write_the_same_bytes_as_one_run(
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
     assert clean_shard(config, corpus, 0, 2) == 0
     assert merge(config, corpus)[1] is False
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_shards_that_write_apart_make_the_same_bytes_as_one_run(
+    count: int, sources: list[dict[str, Any]], undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    config, corpus = section(sources), tmp_path / "corpus"
+    assert write_shard(config, corpus, 0, count) == 0, "nothing is known yet of what repeats"
+    for index in range(count):
+        clean_shard(config, corpus, index, count)
+    deduplicate(config, corpus, count)
+    assert is_deduplicated(config, corpus)
+    written = [write_shard(config, corpus, index, count) for index in reversed(range(1, count))]
+    assert min(written) >= 1
+    assert not is_written(config, corpus)
+    written.append(write_shard(config, corpus, 0, count))
+    assert is_written(config, corpus)
+    assert sum(written) > 6
+    merge(config, corpus)
+    assert digests(corpus) == undisturbed
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
+
+
+def test_a_share_whose_files_were_moved_when_a_kill_fell_is_written_again(
+    sources: list[dict[str, Any]], undisturbed: dict[str, str], tmp_path: Path
+) -> None:
+    config, corpus = section(sources), tmp_path / "corpus"
+    clean_shard(config, corpus, 0, 1)
+    deduplicate(config, corpus, 4)
+    write_shard(config, corpus, 0, 1)
+    moved = next((tmp_path / "corpus.work" / "written").glob("*/train/*"))
+    moved.unlink()
+    assert not is_written(config, corpus)
+    merge(config, corpus)
+    assert digests(corpus) == undisturbed
+
+
+@pytest.mark.parametrize(("count", "unit_bytes"), [(1, 10**9), (3, 4000), (8, 1000)])
+def test_a_mix_that_takes_documents_several_times_is_the_same_however_it_is_shared_out(
+    count: int, unit_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Copies and fates follow each other over the borders of units, shares and files."""
+    monkeypatch.setattr("trainer.corpus.account._FATES_IN_A_FILE", 7)
+    for name, texts in (("small", documents("s", 40)), ("large", documents("l", 90))):
+        write_lines(tmp_path / "raw" / f"{name}.jsonl", texts)
+    small = {"name": "small", "path": str(tmp_path / "raw" / "small.jsonl"), "weight": 2, "max_repeats": 3.4}
+    large = {"name": "large", "path": str(tmp_path / "raw" / "large.jsonl"), "weight": 1}
+    config = section([small, large], unit_bytes=unit_bytes, part_bytes=4000, repeated_lines={})
+    corpus = tmp_path / "corpus"
+    clean_shard(config, corpus, 0, 1)
+    deduplicate(config, corpus, count)
+    for index in range(count):
+        write_shard(config, corpus, index, count)
+    manifest, _ = merge(config, corpus)
+    assert [len(ids) for ids in fates(corpus, "small")] == [7, 7, 7, 7, 7, 5]
+    assert sum(fates(corpus, "small"), []) == [f"small:small.jsonl:{line}" for line in range(1, 41)]
+    sequence = [document.text for document in read_documents(corpus, "train") if document.source == "small"]
+    distinct = list(dict.fromkeys(sequence))
+    assert manifest.counts["small"]["kept"] == len(distinct)
+    again = [[text for text in distinct if sequence.count(text) > turn] for turn in range(4)]
+    assert sequence == [text for turn in again for text in turn]
+    assert {sequence.count(text) for text in distinct} == {3, 4}
+    full = [part.text_bytes for part in manifest.parts if part.split == "train" and part.source == "small"][:-1]
+    assert len(full) > 3
+    longest = max(len(text.encode()) for text in distinct)
+    assert all(config.part_bytes <= size < config.part_bytes + longest for size in full)
+
+
+def fates(corpus: Path, source: str) -> list[list[str]]:
+    """The ids in each file of a source's fates."""
+    files = []
+    for path in fate_files(corpus, source):
+        with opened(path) as stream:
+            files.append([json.loads(line)["id"] for line in stream])
+    return files
 
 
 def stamps(work: Path) -> dict[str, int]:

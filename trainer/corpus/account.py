@@ -19,9 +19,9 @@ FATES = "fates"
 
 MAX_SAMPLES = 5
 """Of each source and rule."""
-MAX_CLUSTERS, MAX_CLUSTER_TEXTS, SAMPLE_CHARS = 20, 4, 300
+SAMPLE_CHARS = 300
 
-_FATES_IN_A_FILE = 250_000
+_FATES_IN_A_FILE = 10_000
 
 
 class Sample(BaseModel):
@@ -117,6 +117,22 @@ class SourceTally:
         if sample is not None and self.wants_sample(rule):
             self.samples.setdefault(rule, []).append(sample)
 
+    def add(self, other: "SourceTally") -> None:
+        """Count what comes after it."""
+        for mine, more in (
+            (self.counts, other.counts),
+            (self.changes, other.changes),
+            (self.languages, other.languages),
+            (self.rules, other.rules),
+        ):
+            mine.update(more)
+        self.lengths.update(other.lengths)
+        self.read_chars += other.read_chars
+        self.clean_chars += other.clean_chars
+        for rule, samples in other.samples.items():
+            shown = self.samples.setdefault(rule, [])
+            shown.extend(samples[: MAX_SAMPLES - len(shown)])
+
     def account(self, train_bytes: int, held_out_bytes: int, repeats: float) -> SourceAccount:
         return SourceAccount(
             counts=dict(self.counts),
@@ -134,20 +150,31 @@ class SourceTally:
 
 
 class FateWriter:
-    """The fates of a source's documents, in files of a quarter of a million."""
+    """The fates of a source's documents, in files of ten thousand: of one share, those files that begin in it."""
 
-    def __init__(self, folder: Path, source: str) -> None:
+    def __init__(self, folder: Path, source: str, num_before: int) -> None:
         self._folder = folder / FATES
         self._source = source
         self._file: ZstdWriter | None = None
-        self._num_files = self._num_lines = 0
+        self._num_lines = num_before
+        self._begins_files = True
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a file is begun and not full."""
+        return self._file is not None
+
+    def begin_no_more(self) -> None:
+        """Fill the file that is begun, and leave what comes after it out."""
+        self._begins_files = False
 
     def add(self, values: dict[str, object]) -> None:
-        if self._file is None:
+        if self._num_lines % _FATES_IN_A_FILE == 0 and self._begins_files:
             self._folder.mkdir(exist_ok=True)
-            self._file = ZstdWriter(self._folder / f"{self._source}-{self._num_files:05d}.jsonl.zst")
-            self._num_files += 1
-        self._file.write(json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+            name = f"{self._source}-{self._num_lines // _FATES_IN_A_FILE:05d}.jsonl.zst"
+            self._file = ZstdWriter(self._folder / name)
+        if self._file is not None:
+            self._file.write(json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
         self._num_lines += 1
         if self._num_lines % _FATES_IN_A_FILE == 0:
             self.close()
@@ -156,6 +183,10 @@ class FateWriter:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+    def abandon(self) -> None:
+        if self._file is not None:
+            self._file.abandon()
 
 
 def read_account(folder: Path) -> Account | None:

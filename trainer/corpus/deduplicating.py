@@ -18,6 +18,7 @@ from trainer.corpus.partitions import Records, group_starts, num_partitions, par
 from trainer.corpus.steps.near_duplicates import BANDS, NUM_HASHES
 from trainer.corpus.work import UnitFiles, UnitManifest, starts
 from trainer.errors import CorpusError
+from trainer.files import write_file
 
 EXACT, NEAR = 1, 2
 
@@ -93,6 +94,21 @@ class Duplicates:
 
     def __init__(self, records: Records) -> None:
         self.records = records
+
+    def save(self, path: Path) -> None:
+        write_file(path, self.records.view(np.uint8).data)
+
+    @staticmethod
+    def read(path: Path) -> "Duplicates":
+        """From a file, of which only what is looked at comes into memory."""
+        if path.stat().st_size == 0:  # which cannot be mapped
+            return Duplicates(np.empty(0, DUPLICATE))
+        return Duplicates(np.memmap(path, DUPLICATE, mode="r"))
+
+    def numbers(self, start: int, end: int) -> NDArray[np.int64]:
+        """The numbers in [start, end) of left-out documents."""
+        first, last = np.searchsorted(self.records["number"], np.array([start, end], "<u8"))
+        return self.records["number"][first:last].astype(np.int64)
 
     def between(self, start: int, end: int) -> dict[int, np.void]:
         """The left-out documents whose numbers are in [start, end)."""

@@ -9,6 +9,7 @@ A source that is repeated 2.3 times has each document twice, and three of ten a 
 """
 
 import hashlib
+import math
 from collections.abc import Mapping
 
 from trainer.config_corpus import CorpusSection
@@ -23,6 +24,11 @@ def repeats_by_source(config: CorpusSection, text_bytes: Mapping[str, int]) -> d
     shares = {source.name: (source.weight or 0.0) / total for source in weighted}
     amount = min(text_bytes[source.name] * source.max_repeats / shares[source.name] for source in weighted)
     return {name: amount * share / text_bytes[name] for name, share in shares.items()}
+
+
+def most_copies(repeats: float) -> int:
+    """No document stands in the training text more often."""
+    return math.ceil(repeats)
 
 
 def copies(document: bytes, repeats: float) -> int:

@@ -1,11 +1,13 @@
 """The stage `prepare`: raw text to clean documents in three phases, each of which goes on where a kill left it.
 
     1 clean         units of the input, in parallel processes: read, steps, text or reason      WORK/units
-    2 deduplicate   equal documents, near-duplicates, repeated lines, by tables on the disk
-    3 write         units in order: without duplicates, mixed, split, in parts; the account     DATA/corpus
+    2 deduplicate   equal documents, near-duplicates, repeated lines, by tables on the disk     WORK/write.json
+    3 write         units in order: without duplicates, mixed, split, in parts; the account     WORK/written, DATA/corpus
 
     prepare ........ all three              clean_shard .... phase 1 of every n-th unit
-                                            merge .......... phases 2 and 3, of units that others cleaned
+                                            deduplicate .... phase 2, of units that others cleaned
+                                            write_shard .... of phase 3 every n-th share
+                                            merge .......... what is left of phases 2 and 3
 
 WORK is DATA/corpus.work. It disappears when the corpus is whole. The bytes of the corpus depend on input and settings alone.
 """
@@ -18,21 +20,23 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 from trainer.config_corpus import CorpusSection
 from trainer.config_section import canonical_json
+from trainer.corpus.assembling import assemble
 from trainer.corpus.cleaning import CleanJob, clean_unit, unit_key
 from trainer.corpus.deduplicating import Units, find_duplicates
 from trainer.corpus.finding import STANDARD_INPUT, files_of
 from trainer.corpus.repeated_lines import StripJob, find_repeated_lines, save_hashes, strip_key, strip_unit
+from trainer.corpus.shares import WritePlan, plan_key, plan_writing
 from trainer.corpus.steps.build import input_files
 from trainer.corpus.store import CorpusManifest, read_manifest
 from trainer.corpus.units import Plan, Unit, make_plan
 from trainer.corpus.work import UnitFiles, UnitManifest
-from trainer.corpus.writing import write_corpus
+from trainer.corpus.writing import Cleaned, ShareResult, WriteJob, write_share
 from trainer.errors import CorpusError, MissingDependencyError
 from trainer.files import DISK, HashingWriter, locked, new_folder, partial_path, record_of, storage_errors
 
@@ -79,7 +83,7 @@ def prepare(config: CorpusSection, folder: Path, around: Surroundings = QUIET) -
     with work.locked("trainer prepare"), work.removed_after_error():
         plan = work.plan(around.standard_input)
         manifests = work.clean(plan.units, around)
-        return work.finish(plan, manifests), True
+        return work.finish(plan, manifests, around), True
 
 
 def clean_shard(config: CorpusSection, folder: Path, index: int, count: int, around: Surroundings = QUIET) -> int:
@@ -94,21 +98,57 @@ def clean_shard(config: CorpusSection, folder: Path, index: int, count: int, aro
         return len(work.clean(plan.units[index::count], around))
 
 
+def deduplicate(config: CorpusSection, folder: Path, count: int, around: Surroundings = QUIET) -> None:
+    """Phase 2, so that `count` others may write a shard each. Raises CorpusError, naming units that are not cleaned yet."""
+    if _found(config, folder) is None:
+        work = _Work(config, folder)
+        with work.locked("trainer prepare"):
+            plan = work.plan(around.standard_input)
+            units = work.units(plan, work.cleaned(plan))
+            work.write_plan(units, count * work.num_processes(plan, len(plan.units)))
+
+
+def write_shard(config: CorpusSection, folder: Path, index: int, count: int, around: Surroundings = QUIET) -> int:
+    """The shares index, index + count, ... (from 0) of phase 3. Returns how many there are. Raises CorpusError."""
+    if _found(config, folder) is not None:
+        return 0
+    work = _Work(config, folder)
+    with work.locked(f"trainer prepare, shard {index + 1} of {count}", f"write-{index + 1}-of-{count}"):
+        plan = work.plan(around.standard_input)
+        jobs = work.write_jobs(plan) or []
+        return len(work.write(plan, jobs[index::count], around))
+
+
 def merge(config: CorpusSection, folder: Path, around: Surroundings = QUIET) -> tuple[CorpusManifest, bool]:
-    """Phases 2 and 3. Raises CorpusError, with their names, where units are not cleaned yet."""
+    """What is left of phases 2 and 3. Raises CorpusError, with their names, where units are not cleaned yet."""
     found = _found(config, folder)
     if found is not None:
         return found, False
     work = _Work(config, folder)
     with work.locked("trainer prepare --merge"):
         plan = work.plan(around.standard_input)
-        return work.finish(plan, work.cleaned(plan)), True
+        return work.finish(plan, work.cleaned(plan), around), True
 
 
 def is_cleaned(config: CorpusSection, folder: Path) -> bool:
     """Whether phase 1 is done: by all shards, or long ago."""
     work = _Work(config, folder)
     return _found(config, folder) is not None or all(work.manifest_of(unit) for unit in work.plan(None).units)
+
+
+def is_deduplicated(config: CorpusSection, folder: Path) -> bool:
+    """Whether phase 2 is done."""
+    work = _Work(config, folder)
+    return _found(config, folder) is not None or work.write_jobs(work.plan(None)) is not None
+
+
+def is_written(config: CorpusSection, folder: Path) -> bool:
+    """Whether every share of phase 3 is done."""
+    work = _Work(config, folder)
+    if _found(config, folder) is not None:
+        return True
+    jobs = work.write_jobs(work.plan(None))
+    return jobs is not None and all(ShareResult.read(job) for job in jobs)
 
 
 def _found(config: CorpusSection, folder: Path) -> CorpusManifest | None:
@@ -230,19 +270,81 @@ class _Work:
         manifest = self.files_of(unit).manifest()
         return manifest if manifest is not None and manifest.key == unit_key(self.settings, unit) else None
 
-    def finish(self, plan: Plan, manifests: list[UnitManifest]) -> CorpusManifest:
+    def finish(self, plan: Plan, manifests: list[UnitManifest], around: Surroundings) -> CorpusManifest:
         """Phases 2 and 3; then the work folder goes."""
-        units = Units.of([self.files_of(unit) for unit in plan.units], manifests)
-        if self.config.repeated_lines.max_documents is not None:
-            units = self._stripped(plan, units)
-        duplicates = find_duplicates(self.config, units, self.folder)
+        units = self.units(plan, manifests)
+        shares = self.write_plan(units, self.num_processes(plan, len(plan.units)))
+        jobs = self._jobs_of(shares, units)
+        results = self.write(plan, jobs, around)
         inputs = {
             (STANDARD_INPUT if Path(name).parent == self._spool.parent else name): size for name, size in plan.inputs.items()
         }
         with new_folder(self.corpus) as partial:
-            manifest = write_corpus(self.config, self.settings, inputs, units, duplicates, partial)
+            manifest = assemble(self.config, self.settings, inputs, shares, list(zip(jobs, results, strict=True)), partial)
         self._remove()
         return manifest
+
+    def units(self, plan: Plan, manifests: Sequence[UnitManifest]) -> Units:
+        """What phases 2 and 3 work on: cleaned units, without repeated lines where that is asked for."""
+        units = Units.of([self.files_of(unit) for unit in plan.units], manifests)
+        return units if self.config.repeated_lines.max_documents is None else self._stripped(plan, units)
+
+    def write_plan(self, units: Units, processes: int) -> WritePlan:
+        """Phase 2, or the finding that it is done."""
+        key = plan_key(self.settings, units)
+        found = WritePlan.read(self._plan_file)
+        if found is not None and found.key == key:
+            return found
+        duplicates = find_duplicates(self.config, units, self.folder)
+        duplicates.save(self._duplicates_file)
+        made = plan_writing(self.config, key, units, duplicates, processes)
+        made.save(self._plan_file)
+        return made
+
+    def write_jobs(self, plan: Plan) -> list[WriteJob] | None:
+        """All shares of phase 3; None where phase 2 is not done for these very units."""
+        found = WritePlan.read(self._plan_file)
+        if found is None:
+            return None
+        strips = self.config.repeated_lines.max_documents is not None
+        files = [self._stripped_files(self.files_of(unit)) if strips else self.files_of(unit) for unit in plan.units]
+        manifests = [manifest for each in files if (manifest := each.manifest()) is not None]
+        if len(manifests) < len(files):
+            return None
+        units = Units.of(files, manifests)
+        return self._jobs_of(found, units) if found.key == plan_key(self.settings, units) else None
+
+    def _jobs_of(self, plan: WritePlan, units: Units) -> list[WriteJob]:
+        cleaned = Cleaned(tuple(files.folder for files in units.files), self._duplicates_file, plan.key)
+        folder = self.folder / "written"
+        return [WriteJob(self.config, cleaned, plan, share, folder / f"{share.number:06d}") for share in plan.shares]
+
+    def write(self, plan: Plan, jobs: Sequence[WriteJob], around: Surroundings) -> list[ShareResult]:
+        """Phase 3 for some shares."""
+        processes = self.num_processes(plan, len(jobs))
+        threads = max(1, _num_cores(self.config) // processes)
+        total_bytes = sum(plan.inputs.values())
+        results = []
+        with _pool(processes) as each:
+            for result in each(write_share, [replace(job, threads=threads) for job in jobs]):
+                results.append(result)
+                around.progress(total_bytes, total_bytes)
+        return results
+
+    def num_processes(self, plan: Plan, num_jobs: int) -> int:
+        """For jobs that all the input is spread over."""
+        return _num_workers(self.config, num_jobs, sum(plan.inputs.values()))
+
+    @property
+    def _plan_file(self) -> Path:
+        return self.folder / "write.json"
+
+    @property
+    def _duplicates_file(self) -> Path:
+        return self.folder / "duplicates.bin"
+
+    def _stripped_files(self, cleaned: UnitFiles) -> UnitFiles:
+        return UnitFiles(self.folder / "stripped" / cleaned.folder.name)
 
     def _remove(self) -> None:
         """Remove the work folder. A process that outlived a killed run may still write there for a moment."""
@@ -257,14 +359,14 @@ class _Work:
         """The units without the lines that stand in many documents."""
         path = self.folder / "repeated_lines.bin"
         digest = save_hashes(path, find_repeated_lines(self.config, units, self.folder))
-        folders = [self.folder / "stripped" / files.folder.name for files in units.files]
+        stripped = [self._stripped_files(files) for files in units.files]
         jobs = [
-            StripJob(self.config, files.folder, folder, path, strip_key(manifest, digest))
-            for files, folder, manifest in zip(units.files, folders, units.manifests, strict=True)
+            StripJob(self.config, files.folder, to.folder, path, strip_key(manifest, digest))
+            for files, to, manifest in zip(units.files, stripped, units.manifests, strict=True)
         ]
-        with _pool(_num_workers(self.config, len(jobs), sum(plan.inputs.values()))) as each:
+        with _pool(self.num_processes(plan, len(jobs))) as each:
             manifests = list(each(strip_unit, jobs))
-        return Units.of([UnitFiles(folder) for folder in folders], manifests)
+        return Units.of(stripped, manifests)
 
     @property
     def _spool(self) -> Path:
@@ -316,11 +418,15 @@ class _BadLines:
 
 def _num_workers(config: CorpusSection, num_units: int, size_bytes: int) -> int:
     """As many as asked for, but none for less than a unit's bytes: starting a process takes longer than cleaning a megabyte."""
-    return max(1, min(config.workers or len(os.sched_getaffinity(0)), num_units, -(-size_bytes // config.unit_bytes)))
+    return max(1, min(_num_cores(config), num_units, -(-size_bytes // config.unit_bytes)))
+
+
+def _num_cores(config: CorpusSection) -> int:
+    return config.workers or len(os.sched_getaffinity(0))
 
 
 @contextmanager
-def _pool(num_workers: int) -> Iterator[Callable[[Callable[[Any], UnitManifest], Sequence[Any]], Iterable[UnitManifest]]]:
+def _pool(num_workers: int) -> Iterator[Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]]:
     """Something like `map` over processes, in the order of the jobs."""
     if num_workers == 1:
         yield map

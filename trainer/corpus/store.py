@@ -69,32 +69,80 @@ def text_of_line(line: bytes) -> str:
     return text
 
 
+class Gathered(BaseModel):
+    """How far a sequence of parts is: parts that are full, and bytes of text in the one after them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_parts: int = 0
+    text_bytes: int = 0
+
+
+class PartNames:
+    """Which part each document of a source and split is in: a part is full when it has `part_bytes` of text."""
+
+    def __init__(self, split: Split, source: str, part_bytes: int, begun: Gathered) -> None:
+        self._split = split
+        self._source = source
+        self._part_bytes = part_bytes
+        self._num_parts = begun.num_parts
+        self._text_bytes = begun.text_bytes
+
+    @property
+    def begins(self) -> bool:
+        """Whether the next document is the first one of its part."""
+        return self._text_bytes == 0
+
+    def take(self, text_bytes: int) -> str:
+        """The file that the next document is in."""
+        name = f"{self._split}/{self._source}-{self._num_parts:05d}.jsonl.zst"
+        self._text_bytes += text_bytes
+        if self._text_bytes >= self._part_bytes:
+            self._num_parts, self._text_bytes = self._num_parts + 1, 0
+        return name
+
+
 class PartWriter:
-    """Writes the documents of one source and split into parts of about `part_bytes` of text each.
+    """Writes the documents of one source and split into parts: of one share, those parts that begin in it.
 
     Threads compress and write: both leave the interpreter free, and take longer than all that the caller does to a document.
     """
 
-    def __init__(self, folder: Path, split: Split, source: str, part_bytes: int, threads: Executor) -> None:
+    def __init__(self, folder: Path, split: Split, source: str, part_bytes: int, begun: Gathered, threads: Executor) -> None:
         self._folder = folder
         self._split = split
         self._source = source
-        self._part_bytes = part_bytes
+        self._names = PartNames(split, source, part_bytes, begun)
         self._threads = threads
         self._lines: list[bytes] = []
         self._text_bytes = 0
-        self._num_parts = 0
+        self._file = ""
+        self._is_mine = False
+        self._begins_parts = True
         self._on_their_way: deque[Future[Part]] = deque()
         self._parts: list[Part] = []
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a part is begun and not full."""
+        return bool(self._lines)
+
+    def begin_no_more(self) -> None:
+        """Fill the part that is begun, and leave what comes after it out."""
+        self._begins_parts = False
+
     def add(self, line: bytes, text_bytes: int) -> str:
-        """Append a document as it stands in a part. Returns the file that it will be in."""
-        name = self._name()
-        self._lines.append(line)
-        self._text_bytes += text_bytes
-        if self._text_bytes >= self._part_bytes:
-            self._hand_over()
-        return name
+        """Append a document as it stands in a part. Returns the file that it is in, whoever writes that."""
+        if self._names.begins:
+            self._is_mine = self._begins_parts
+        file = self._names.take(text_bytes)
+        if self._is_mine:
+            self._file = file
+            self._lines.append(line)
+            self._text_bytes += text_bytes
+            if self._names.begins:
+                self._hand_over()
+        return file
 
     def finish(self) -> list[Part]:
         """Write what is left. Returns all parts in order."""
@@ -105,12 +153,11 @@ class PartWriter:
         return self._parts
 
     def _hand_over(self) -> None:
-        """Let a thread write what is gathered as the next part."""
+        """Let a thread write what is gathered."""
         if len(self._on_their_way) >= _PARTS_ON_THEIR_WAY:
             self._parts.append(self._on_their_way.popleft().result())
         (self._folder / self._split).mkdir(exist_ok=True)
-        self._on_their_way.append(self._threads.submit(self._write, self._name(), self._lines, self._text_bytes))
-        self._num_parts += 1
+        self._on_their_way.append(self._threads.submit(self._write, self._file, self._lines, self._text_bytes))
         self._lines, self._text_bytes = [], 0
 
     def _write(self, name: str, lines: list[bytes], text_bytes: int) -> Part:
@@ -118,9 +165,6 @@ class PartWriter:
         writer.write(zstandard.ZstdCompressor(level=3).compress(b"".join(lines)))
         told = asdict(writer.close())
         return Part(file=name, split=self._split, source=self._source, documents=len(lines), text_bytes=text_bytes, **told)
-
-    def _name(self) -> str:
-        return f"{self._split}/{self._source}-{self._num_parts:05d}.jsonl.zst"
 
 
 def write_manifest(folder: Path, manifest: CorpusManifest) -> None:

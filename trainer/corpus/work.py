@@ -142,6 +142,19 @@ class ZstdWriter:
         self._lines, self._size_bytes = [], 0
 
 
+def zstd_lines(path: Path) -> Iterator[bytes]:
+    """What a ZstdWriter wrote. Raises CorpusError where the file is damaged."""
+    try:
+        with path.open("rb") as raw:
+            yield from io.BufferedReader(ZstdReader(raw), _BUFFER_BYTES)
+    except (OSError, EOFError, zstandard.ZstdError) as error:
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> CorpusError:
+    return CorpusError(f"{path}: damaged or missing ({error}); remove {path.parent} and prepare again")
+
+
 class ArrayWriter:
     """Records of a fixed size, written in pieces."""
 
@@ -192,8 +205,8 @@ class UnitWriter:
 
 
 @contextmanager
-def new_unit(folder: Path) -> Iterator[Path]:
-    """A folder that appears at `folder` whole, when the block ends well.
+def new_unit(folder: Path, mark: str = "unit.json") -> Iterator[Path]:
+    """A folder that appears at `folder` whole, when the block ends well; `mark` is the file that it is known by.
 
     Its temporary name is this process's own: a process that outlives the killed one that started it, and one that does the same
     unit again, do not write into each other's files.
@@ -210,7 +223,7 @@ def new_unit(folder: Path) -> Iterator[Path]:
                 DISK.remove(folder)
             DISK.rename(partial, folder)
         except OSError:
-            if not (folder / _UNIT).exists():  # else another process was quicker with the same unit
+            if not (folder / mark).exists():  # else another process was quicker with the same unit
                 raise
             DISK.remove(partial)
         DISK.flush_folder(folder.parent)
@@ -235,13 +248,12 @@ class UnitFiles:
     def rows(self) -> Iterator[Row]:
         """All documents of the unit in order. Raises CorpusError where the file is damaged."""
         path = self.folder / _ROWS
+        lines = zstd_lines(path)
         try:
-            with path.open("rb") as raw:
-                lines = iter(io.BufferedReader(ZstdReader(raw), _BUFFER_BYTES))
-                for noted in lines:
-                    yield Row.of_lines(noted, lines)
-        except (OSError, EOFError, zstandard.ZstdError, ValueError, KeyError, RuntimeError) as error:
-            raise CorpusError(f"{path}: damaged or missing ({error}); remove {self.folder} and prepare again") from None
+            for noted in lines:
+                yield Row.of_lines(noted, lines)
+        except (ValueError, KeyError, StopIteration) as error:
+            raise _damaged(path, error) from None
 
     def index(self) -> NDArray[np.void]:
         return np.fromfile(self.folder / _INDEX, INDEX)

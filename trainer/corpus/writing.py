@@ -1,48 +1,108 @@
-"""Phase 3, write: the cleaned units in order, without duplicates, mixed, split, as parts; and the account of every document."""
+"""Phase 3, write: a share of the cleaned units in order, without duplicates, mixed, split, in parts; every document's fate."""
 
-import os
-from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
 
-from trainer.config_corpus import CorpusSection, SourceSection
-from trainer.corpus.account import (
-    ACCOUNT,
-    MAX_CLUSTER_TEXTS,
-    MAX_CLUSTERS,
-    SAMPLE_CHARS,
-    Account,
-    Cluster,
-    ClusterText,
-    FateWriter,
-    Sample,
-    SourceAccount,
-    SourceTally,
-)
-from trainer.corpus.deduplicating import EXACT, NEAR, Duplicates, Units, fingerprint_bytes
-from trainer.corpus.mixing import copies, repeats_by_source
+from trainer.config_corpus import CorpusSection
+from trainer.corpus.account import SAMPLE_CHARS, FateWriter, Sample, SourceTally
+from trainer.corpus.cleaning import end_if_orphaned
+from trainer.corpus.clusters import Beginnings
+from trainer.corpus.deduplicating import EXACT, Duplicates, Units, fingerprint_bytes
+from trainer.corpus.mixing import copies, most_copies
 from trainer.corpus.normalising import is_held_out
-from trainer.corpus.store import SPLITS, CorpusManifest, Part, PartWriter, Split, write_manifest
-from trainer.corpus.work import Row
-from trainer.errors import CorpusError
+from trainer.corpus.shares import Share, WritePlan, units_of
+from trainer.corpus.store import Part, PartNames, PartWriter
+from trainer.corpus.work import Row, UnitFiles, ZstdWriter, new_unit
 from trainer.files import write_json
 
 DUPLICATE_RULE, NEAR_RULE, MIX_RULE = "duplicate", "near_duplicate", "mix"
+HELD_OUT = "held_out.jsonl.zst"
+_RESULT = "share.json"
+_ORPHAN_CHECK_DOCUMENTS = 64
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A kept row, its fingerprint, and the document that it repeats if it does."""
+class Cleaned:
+    """Where all that is written from lies: units, and what repeats among their documents."""
 
-    row: Row
-    number: int
-    name: bytes
-    text_bytes: int
-    repeats: np.void | None
+    units: tuple[Path, ...]
+    duplicates: Path
+    key: str
+    """Of the plan: other units have another one."""
+
+    def open(self) -> tuple[Units, Duplicates]:
+        """Read once a process."""
+        return _opened(self)
+
+
+@lru_cache(maxsize=1)
+def _opened(cleaned: Cleaned) -> tuple[Units, Duplicates]:
+    files = [UnitFiles(folder) for folder in cleaned.units]
+    manifests = [manifest for each in files if (manifest := each.manifest()) is not None]
+    assert len(manifests) == len(files), cleaned.key
+    return Units.of(files, manifests), Duplicates.read(cleaned.duplicates)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteJob:
+    """A share to write, and where to."""
+
+    config: CorpusSection
+    cleaned: Cleaned
+    plan: WritePlan
+    share: Share
+    folder: Path
+    threads: int = 1
+
+    @property
+    def key(self) -> str:
+        """Names the plan and the share that a result follows from."""
+        share = self.share
+        return f"{self.plan.key} {share.source} {share.first} {share.last}"
+
+
+class ShareResult(BaseModel):
+    """What a written share holds."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    key: str
+    parts: tuple[Part, ...]
+    tally: SourceTally
+    """Of the documents of its own steps."""
+    beginnings: Beginnings
+
+    @staticmethod
+    def read(job: WriteJob) -> "ShareResult | None":
+        """None where the share is not written yet, or some of its files were moved away."""
+        try:
+            found = ShareResult.model_validate_json((job.folder / _RESULT).read_bytes())
+        except (OSError, ValidationError):
+            return None
+        whole = found.key == job.key and all((job.folder / part.file).exists() for part in found.parts)
+        return found if whole else None
+
+
+def write_share(job: WriteJob) -> ShareResult:
+    """Write a share, or find it done."""
+    found = ShareResult.read(job)
+    if found is not None:
+        return found
+    with new_unit(job.folder, _RESULT) as folder, ThreadPoolExecutor(job.threads) as threads:
+        writing = _Writing(job, folder, threads)
+        try:
+            result = writing.run()
+        except BaseException:
+            writing.abandon()
+            raise
+        write_json(folder / _RESULT, result.model_dump(mode="json"))
+    return result
 
 
 class Names:
@@ -73,63 +133,85 @@ class Names:
         return self.at(unit, int(record["piece"]), int(record["line"]))
 
 
-def write_corpus(
-    config: CorpusSection, settings: str, inputs: dict[str, int], units: Units, duplicates: Duplicates, folder: Path
-) -> CorpusManifest:
-    """Write parts, fates, account and manifest. Raises CorpusError where nothing is left for training."""
-    with ThreadPoolExecutor(config.workers or len(os.sched_getaffinity(0))) as threads:
-        writing = _Writing(config, units, duplicates, folder, threads)
-        accounts = {source.name: writing.source(index, source) for index, source in enumerate(config.sources)}
-    counts = {name: account.counts for name, account in accounts.items()}
-    if not any(part.split == "train" for part in writing.parts):
-        raise CorpusError(
-            f"corpus: no document is left for training of {sum(c['read'] for c in counts.values())} read; {counts}"
-        )
-    account = Account(sources=accounts, clusters=writing.clusters.told())
-    write_json(folder / ACCOUNT, account.model_dump(mode="json"))
-    rules = {name: account.rules for name, account in accounts.items() if account.rules}
-    manifest = CorpusManifest(settings=settings, inputs=inputs, parts=tuple(writing.parts), counts=counts, rules=rules)
-    write_manifest(folder, manifest)
-    return manifest
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A kept row, its fingerprint, and the document that it repeats if it does."""
+
+    row: Row
+    number: int
+    name: bytes
+    text_bytes: int
+    repeats: np.void | None
 
 
 class _Writing:
-    """The corpus while it is written."""
+    """A share while it is written."""
 
-    def __init__(self, config: CorpusSection, units: Units, duplicates: Duplicates, folder: Path, threads: Executor) -> None:
-        self._threads = threads
-        self._config = config
-        self._units = units
-        self._duplicates = duplicates
-        self._folder = folder
-        self._names = Names(config, units)
-        self._repeats = repeats_by_source(config, self._train_bytes())
-        self.parts: list[Part] = []
-        self.clusters = _Clusters(duplicates, self._names)
+    def __init__(self, job: WriteJob, folder: Path, threads: ThreadPoolExecutor) -> None:
+        self._config = job.config
+        self._share = job.share
+        self._clusters = job.plan.clusters
+        self._key = job.key
+        self._units, self._duplicates = job.cleaned.open()
+        self._names = Names(job.config, self._units)
+        source = job.config.sources[job.share.source]
+        self._repeats = job.plan.repeats.get(source.name, 0.0)
+        part_bytes = job.config.part_bytes
+        self._parts = PartWriter(folder, "train", source.name, part_bytes, job.share.train, threads)
+        self._held_out = ZstdWriter(folder / HELD_OUT)
+        self._held_out_names = PartNames("held_out", source.name, part_bytes, job.share.held_out)
+        self._fates = FateWriter(folder, source.name, job.share.fates)
+        self._tally = SourceTally()
+        self._beginnings: Beginnings = {}
 
-    def source(self, index: int, source: SourceSection) -> SourceAccount:
-        """Write the documents of a source. Returns what became of them."""
-        part_bytes, threads = self._config.part_bytes, self._threads
-        writers = {split: PartWriter(self._folder, split, source.name, part_bytes, threads) for split in SPLITS}
-        fates = FateWriter(self._folder, source.name)
-        tally = SourceTally()
-        repeats = self._repeats.get(source.name, 0.0)
-        most = 1
-        for unit in self._units_of(index):
-            for item in self._rows(unit):
-                if isinstance(item, Row):
-                    fate = self._dropped(tally, self._names.at(unit, item.piece, item.line), item)
-                else:
-                    fate, taken = self._kept(tally, self._names.at(unit, item.row.piece, item.row.line), item, repeats, writers)
-                    most = max(most, taken)
-                fates.add(fate)
-        for turn in range(1, most):
-            self._once_more(index, turn, repeats, writers["train"])
-        fates.close()
-        parts = {split: writers[split].finish() for split in SPLITS}
-        self.parts.extend(part for split in SPLITS for part in parts[split])
-        sizes = {split: sum(part.text_bytes for part in parts[split]) for split in SPLITS}
-        return tally.account(sizes["train"], sizes["held_out"], repeats)
+    def run(self) -> ShareResult:
+        """The share's own steps, and of the next ones what its last files lack."""
+        units = units_of(self._share.source, self._units)
+        own = range(self._share.first, self._share.last)
+        for step in range(self._share.first, len(units) * max(1, most_copies(self._repeats))):
+            if step == own.stop:
+                self._begin_no_more()
+            if step not in own and not self._is_open():
+                break
+            turn, place = divmod(step, len(units))
+            if turn:
+                self._fates.close()
+                self._once_more(units[place], turn)
+            else:
+                self._take(units[place], is_own=step in own)
+        self._fates.close()
+        self._held_out.close()
+        parts = tuple(self._parts.finish())
+        return ShareResult(key=self._key, parts=parts, tally=self._tally, beginnings=self._beginnings)
+
+    def _begin_no_more(self) -> None:
+        self._fates.begin_no_more()
+        self._parts.begin_no_more()
+
+    def _is_open(self) -> bool:
+        return self._fates.is_open or self._parts.is_open
+
+    def abandon(self) -> None:
+        """Close what an error left open."""
+        self._fates.abandon()
+        self._held_out.abandon()
+
+    def _take(self, unit: int, *, is_own: bool) -> None:
+        """Write the documents of a unit. Another share's are not counted, and of use only while a file of this one is open."""
+        tally = self._tally if is_own else SourceTally()
+        for number, item in enumerate(self._rows(unit)):
+            if number % _ORPHAN_CHECK_DOCUMENTS == 0:
+                end_if_orphaned()
+            if isinstance(item, Row):
+                fate = self._dropped(tally, self._names.at(unit, item.piece, item.line), item)
+            else:
+                name = self._names.at(unit, item.row.piece, item.row.line)
+                if is_own:
+                    self._beginnings |= self._clusters.beginning(item.number, name, item.row)
+                fate = self._kept(tally, name, item, is_own=is_own)
+            self._fates.add(fate)
+            if not is_own and not self._is_open():
+                return
 
     def _dropped(self, tally: SourceTally, name: str, row: Row) -> dict[str, object]:
         tally.counts["bad" if row.is_bad else "read"] += 1
@@ -140,34 +222,35 @@ class _Writing:
         fate = {"id": name, "fate": "dropped", "rule": row.rule, "reason": row.reason, "chars": row.chars}
         return fate | ({"begins": row.sample} if row.sample else {})
 
-    def _kept(
-        self, tally: SourceTally, name: str, item: Kept, repeats: float, writers: dict[Split, PartWriter]
-    ) -> tuple[dict[str, object], int]:
-        """Write a document, or find that it repeats one. Returns its fate and how often it is taken."""
+    def _kept(self, tally: SourceTally, name: str, item: Kept, *, is_own: bool) -> dict[str, object]:
+        """Write a document, or find that it repeats one. Returns its fate."""
         row = item.row
         tally.counts["read"] += 1
         tally.read_chars += row.chars
-        self.clusters.see(item.number, name, row)
         fate: dict[str, object] = {"id": name, "chars": row.chars, "language": row.language}
         if row.changes:
             fate["changes"] = dict(row.changes)
         if item.repeats is not None:
-            return fate | self._repeated(tally, name, item.repeats, row), 0
+            return fate | self._repeated(tally, name, item.repeats, row)
         held_out = is_held_out(item.name, self._config.held_out)
-        taken = 1 if held_out else copies(item.name, repeats)
+        taken = 1 if held_out else copies(item.name, self._repeats)
         if not taken:
             tally.counts["unmixed"] += 1
-            reason = f"the mix takes {repeats:.3f} of the source"
+            reason = f"the mix takes {self._repeats:.3f} of the source"
             tally.left_out(MIX_RULE, None)
-            return fate | {"fate": "dropped", "rule": MIX_RULE, "reason": reason}, 0
-        split: Split = "held_out" if held_out else "train"
+            return fate | {"fate": "dropped", "rule": MIX_RULE, "reason": reason}
         tally.counts["held_out" if held_out else "kept"] += 1
         tally.languages[row.language] += 1
         tally.lengths[row.chars.bit_length()] += 1
         tally.changes.update(dict(row.changes))
         tally.clean_chars += row.chars
-        fate |= {"fate": split, "part": writers[split].add(row.stored or b"", item.text_bytes)}
-        return fate | ({"copies": taken} if taken > 1 else {}), taken
+        line = row.stored or b""
+        if held_out:
+            if is_own:
+                self._held_out.write(line)
+            return fate | {"fate": "held_out", "part": self._held_out_names.take(item.text_bytes)}
+        fate |= {"fate": "train", "part": self._parts.add(line, item.text_bytes)}
+        return fate | ({"copies": taken} if taken > 1 else {})
 
     def _repeated(self, tally: SourceTally, name: str, record: np.void, row: Row) -> dict[str, object]:
         other = self._names.of(int(record["of"]))
@@ -181,17 +264,13 @@ class _Writing:
         tally.left_out(rule, sample)
         return {"fate": "dropped", "rule": rule, "reason": reason, "of": other}
 
-    def _once_more(self, index: int, turn: int, repeats: float, writer: PartWriter) -> None:
+    def _once_more(self, unit: int, turn: int) -> None:
         """Write the documents that the mix takes more than `turn` times, far from their other copies."""
-        for unit in self._units_of(index):
-            for item in self._rows(unit):
-                if not isinstance(item, Kept) or item.repeats is not None or is_held_out(item.name, self._config.held_out):
-                    continue
-                if copies(item.name, repeats) > turn:
-                    writer.add(item.row.stored or b"", item.text_bytes)
-
-    def _units_of(self, source: int) -> Iterator[int]:
-        return (number for number, manifest in enumerate(self._units.manifests) if manifest.source == source)
+        for item in self._rows(unit):
+            if not isinstance(item, Kept) or item.repeats is not None or is_held_out(item.name, self._config.held_out):
+                continue
+            if copies(item.name, self._repeats) > turn:
+                self._parts.add(item.row.stored or b"", item.text_bytes)
 
     def _rows(self, unit: int) -> Iterator[Row | Kept]:
         """The rows of a unit, with what is known of those that were kept."""
@@ -207,49 +286,3 @@ class _Writing:
             record = index[place]
             yield Kept(row, number, fingerprint_bytes(record), int(record["text_bytes"]), repeated.get(number))
             place += 1
-
-    def _train_bytes(self) -> dict[str, int]:
-        """Training text of each source before mixing; not needed, and empty, where there are no weights."""
-        found: Counter[str] = Counter()
-        if all(source.weight is None for source in self._config.sources):
-            return found
-        for number, manifest in enumerate(self._units.manifests):
-            index = self._units.files[number].index()
-            start = int(self._units.starts[number])
-            repeated = self._duplicates.between(start, start + len(index))
-            name = self._config.sources[manifest.source].name
-            for place, record in enumerate(index):
-                if start + place not in repeated and not is_held_out(fingerprint_bytes(record), self._config.held_out):
-                    found[name] += int(record["text_bytes"])
-        return found
-
-
-class _Clusters:
-    """The largest clusters of near-duplicates, with the beginnings of some of their texts."""
-
-    def __init__(self, duplicates: Duplicates, names: Names) -> None:
-        near = duplicates.records[duplicates.records["kind"] == NEAR]
-        roots, sizes = np.unique(near["of"], return_counts=True)
-        order = np.lexsort((roots, -sizes))[:MAX_CLUSTERS]
-        self._roots = {int(roots[place]): int(sizes[place]) + 1 for place in order}
-        self._members: dict[int, dict[int, float]] = {}
-        for root in self._roots:
-            members = near[near["of"] == root][: MAX_CLUSTER_TEXTS - 1]
-            self._members[root] = {root: 1.0} | {int(each["number"]): float(each["similarity"]) for each in members}
-        self._wanted = {number for members in self._members.values() for number in members}
-        self._seen: dict[int, tuple[str, str]] = {}
-
-    def see(self, number: int, name: str, row: Row) -> None:
-        """Note how a document begins if it is one that will be shown."""
-        if number in self._wanted:
-            self._seen[number] = (name, row.text[:SAMPLE_CHARS])
-
-    def told(self) -> list[Cluster]:
-        clusters = []
-        for root, size in self._roots.items():
-            texts = [
-                ClusterText(id=self._seen[number][0], similarity=round(similarity, 3), text=self._seen[number][1])
-                for number, similarity in self._members[root].items()
-            ]
-            clusters.append(Cluster(size=size, texts=tuple(texts)))
-        return clusters
