@@ -24,7 +24,7 @@ BENCH_FLAGS ?=
 # in the order of the files: by default those with few tests come last, and these are the long ones
 PYTEST := $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-tools test-engines test-tuning test-operators local-kind-test local-kind-down image image-cpu test-gpu test-datatrove check bench bench-serve bench-corpus corpus corpus-report corpus-effect chart golden schemas clean lock format
+.PHONY: help demo test test-tools test-engines test-tuning test-operators local-kind-test local-kind-down image image-cpu test-gpu test-datatrove check bench bench-serve bench-corpus bench-recovery corpus corpus-report corpus-effect chart golden schemas clean lock format
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
@@ -85,6 +85,9 @@ bench-serve: $(READY) ## tokens/s of the server with 8 clients and with 1, besid
 
 bench-corpus: $(READY) $(DATATROVE)/.ready ## MB/s per core of each step of `prepare`, beside datatrove's, and 1 GB with its peak memory
 	$(DATATROVE)/bin/python -m tests.corpus.bench $(BENCH_FLAGS)
+
+bench-recovery: $(READY) ## seconds until an elastic run trains again, after each thing that befalls it: ten minutes
+	$(PYTHON) -m tests.elastic.recovery
 
 corpus-report: $(READY) ## recall and precision of the corpus steps on truth sets from the package registries
 	$(PYTHON) -m tests.corpus.report

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tests.corpus import truth
-from tests.corpus.tables import table
+from tests.support.tables import table
 from trainer.config_corpus import CorpusSection, SourceSection
 from trainer.config_steps import StepsSection
 from trainer.corpus.cleaning import steps_for

@@ -32,7 +32,7 @@ import torch
 import yaml
 
 from tests.corpus import truth
-from tests.corpus.tables import table
+from tests.support.tables import table
 from trainer.config_loading import load_config
 from trainer.evaluation.scoring import log_probabilities
 from trainer.evaluation.tasks import Continuation

@@ -16,7 +16,7 @@ from statistics import mean, median
 from tests.corpus import truth
 from tests.corpus.box import box, manuals, poems
 from tests.corpus.redaction_truth import ALL, samples, score
-from tests.corpus.tables import table
+from tests.support.tables import table
 from trainer.config_steps import HtmlSection, QualitySection
 from trainer.corpus.steps.charset import Decoded, decode
 from trainer.corpus.steps.extract import extract_html
