@@ -17,9 +17,9 @@ from trainer.checkpoint.format import steps_in
 from trainer.config import TRAINING_STAGES, WRITING_STAGES, Config, StageName, TrainingStage
 from trainer.config_corpus import CorpusSection
 from trainer.corpus.finding import STANDARD_INPUT
+from trainer.corpus.phases import Surroundings
 from trainer.corpus.preparing import (
     Prepare,
-    Surroundings,
     clean_shard,
     deduplicate,
     is_cleaned,

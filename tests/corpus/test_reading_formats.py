@@ -14,7 +14,8 @@ from pyarrow import parquet
 
 from trainer.config_corpus import CorpusSection, SourceSection
 from trainer.corpus.finding import files_of
-from trainer.corpus.preparing import Surroundings, clean_shard, prepare
+from trainer.corpus.phases import Surroundings
+from trainer.corpus.preparing import clean_shard, prepare
 from trainer.corpus.reading import BadLine, Document, Item, Piece, PieceReader, Unwanted, read_source
 from trainer.corpus.store import read_documents
 from trainer.errors import CorpusError

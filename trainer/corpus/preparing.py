@@ -12,57 +12,19 @@
 WORK is DATA/corpus.work. It disappears when the corpus is whole. The bytes of the corpus depend on input and settings alone.
 """
 
-import hashlib
-import multiprocessing
-import os
-import signal
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from trainer.config_corpus import CorpusSection
-from trainer.config_section import canonical_json
-from trainer.corpus.assembling import assemble
-from trainer.corpus.cleaning import CleanJob, clean_unit, unit_key
-from trainer.corpus.deduplicating import Units, find_duplicates
 from trainer.corpus.finding import STANDARD_INPUT, files_of
-from trainer.corpus.repeated_lines import StripJob, find_repeated_lines, save_hashes, strip_key, strip_unit
-from trainer.corpus.shares import WritePlan, plan_key, plan_writing
-from trainer.corpus.steps.build import input_files
+from trainer.corpus.phases import QUIET, Surroundings, Work, settings_key
 from trainer.corpus.store import CorpusManifest, read_manifest
-from trainer.corpus.units import Plan, Unit, make_plan
-from trainer.corpus.work import UnitFiles, UnitManifest
-from trainer.corpus.writing import Cleaned, ShareResult, WriteJob, write_share
+from trainer.corpus.writing import ShareResult
 from trainer.errors import CorpusError, MissingDependencyError
-from trainer.files import DISK, HashingWriter, locked, new_folder, partial_path, record_of, storage_errors
 
-MAX_SHOWN_BAD_LINES = 10
-_MAX_NAMED_UNITS = 5
-_COPY_BYTES = 1 << 20
-_REMOVALS = 20
-"""Tries to remove the work folder, a fifth of a second apart. What stays is harmless and found by the next preparation."""
-
-Progress = Callable[[int, int], None]
-"""Called with input bytes done and input bytes in all."""
-
-
-def _ignore(*_: int) -> None:
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What a preparation meets outside of files: who watches it, and what is piped in."""
-
-    progress: Progress = _ignore
-    standard_input: IO[bytes] | None = None
-
-
-QUIET = Surroundings()
 Prepare = Callable[[CorpusSection, Path, Surroundings], tuple[CorpusManifest, bool]]
 
 
@@ -79,7 +41,7 @@ def prepare(config: CorpusSection, folder: Path, around: Surroundings = QUIET) -
     found = _found(config, folder)
     if found is not None:
         return found, False
-    work = _Work(config, folder)
+    work = Work(config, folder)
     with work.locked("trainer prepare"), work.removed_after_error():
         plan = work.plan(around.standard_input)
         manifests = work.clean(plan.units, around)
@@ -92,7 +54,7 @@ def clean_shard(config: CorpusSection, folder: Path, index: int, count: int, aro
         return 0
     if any(source.path == STANDARD_INPUT for source in config.sources):
         raise CorpusError("corpus.sources: standard input cannot be shared out to shards; give a path on the shared volume")
-    work = _Work(config, folder)
+    work = Work(config, folder)
     with work.locked(f"trainer prepare --shard {index + 1}/{count}", f"shard-{index + 1}-of-{count}"):
         plan = work.plan(around.standard_input)
         return len(work.clean(plan.units[index::count], around))
@@ -101,7 +63,7 @@ def clean_shard(config: CorpusSection, folder: Path, index: int, count: int, aro
 def deduplicate(config: CorpusSection, folder: Path, count: int, around: Surroundings = QUIET) -> None:
     """Phase 2, so that `count` others may write a shard each. Raises CorpusError, naming units that are not cleaned yet."""
     if _found(config, folder) is None:
-        work = _Work(config, folder)
+        work = Work(config, folder)
         with work.locked("trainer prepare"):
             plan = work.plan(around.standard_input)
             units = work.units(plan, work.cleaned(plan))
@@ -112,7 +74,7 @@ def write_shard(config: CorpusSection, folder: Path, index: int, count: int, aro
     """The shares index, index + count, ... (from 0) of phase 3. Returns how many there are. Raises CorpusError."""
     if _found(config, folder) is not None:
         return 0
-    work = _Work(config, folder)
+    work = Work(config, folder)
     with work.locked(f"trainer prepare, shard {index + 1} of {count}", f"write-{index + 1}-of-{count}"):
         plan = work.plan(around.standard_input)
         jobs = work.write_jobs(plan) or []
@@ -124,7 +86,7 @@ def merge(config: CorpusSection, folder: Path, around: Surroundings = QUIET) -> 
     found = _found(config, folder)
     if found is not None:
         return found, False
-    work = _Work(config, folder)
+    work = Work(config, folder)
     with work.locked("trainer prepare --merge"):
         plan = work.plan(around.standard_input)
         return work.finish(plan, work.cleaned(plan), around), True
@@ -132,19 +94,19 @@ def merge(config: CorpusSection, folder: Path, around: Surroundings = QUIET) -> 
 
 def is_cleaned(config: CorpusSection, folder: Path) -> bool:
     """Whether phase 1 is done: by all shards, or long ago."""
-    work = _Work(config, folder)
+    work = Work(config, folder)
     return _found(config, folder) is not None or all(work.manifest_of(unit) for unit in work.plan(None).units)
 
 
 def is_deduplicated(config: CorpusSection, folder: Path) -> bool:
     """Whether phase 2 is done."""
-    work = _Work(config, folder)
+    work = Work(config, folder)
     return _found(config, folder) is not None or work.write_jobs(work.plan(None)) is not None
 
 
 def is_written(config: CorpusSection, folder: Path) -> bool:
     """Whether every share of phase 3 is done."""
-    work = _Work(config, folder)
+    work = Work(config, folder)
     if _found(config, folder) is not None:
         return True
     jobs = work.write_jobs(work.plan(None))
@@ -163,7 +125,7 @@ def _found(config: CorpusSection, folder: Path) -> CorpusManifest | None:
     manifest = read_manifest(folder)
     if _any_input_left(config):  # the raw text may go once it is prepared
         inputs = {str(file): file.stat().st_size for source in on_disk for file in files_of(source)}
-        _refuse_changed_inputs(manifest, _settings(config), inputs, folder)
+        _refuse_changed_inputs(manifest, settings_key(config), inputs, folder)
     return manifest
 
 
@@ -186,255 +148,3 @@ def _refuse_changed_inputs(manifest: CorpusManifest, settings: str, inputs: dict
     raise CorpusError(
         f"{folder}: made from other input ({what} changed since); choose another run_dir or data_dir, or remove this folder"
     )
-
-
-def _settings(config: CorpusSection) -> str:
-    """Names the settings, with the content of the word lists and evaluation sets that they name. Raises CorpusError."""
-    lists = []
-    for file in input_files(config.steps):
-        try:
-            lists.append(record_of(file).sha256)
-        except OSError as error:
-            raise CorpusError(f"corpus.steps: {file} cannot be read ({error.strerror})") from None
-    return hashlib.sha256(canonical_json([config.identity(), lists] if lists else config.identity())).hexdigest()
-
-
-@dataclass
-class _Work:
-    """The work folder of a corpus."""
-
-    config: CorpusSection
-    corpus: Path
-    folder: Path = field(init=False)
-    settings: str = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.folder = self.corpus.with_name(f"{self.corpus.name}.work")
-        self.settings = _settings(self.config)
-
-    @contextmanager
-    def locked(self, owner: str, name: str = "all") -> Iterator[None]:
-        with locked(self.folder / f"{name}.lock", owner):
-            yield
-
-    @contextmanager
-    def removed_after_error(self) -> Iterator[None]:
-        """What bad input leaves behind is of no use: the next try has other input or other settings."""
-        try:
-            yield
-        except CorpusError:
-            self._remove()
-            raise
-
-    def plan(self, standard_input: IO[bytes] | None) -> Plan:
-        return make_plan(self.config, self._spooled(standard_input))
-
-    def files_of(self, unit: Unit) -> UnitFiles:
-        return UnitFiles(self.folder / "units" / f"{unit.number:06d}")
-
-    def clean(self, units: Sequence[Unit], around: Surroundings) -> list[UnitManifest]:
-        """Phase 1 for some units. Raises CorpusError where more lines are bad than may be."""
-        jobs = [CleanJob(self.config, unit, self.files_of(unit).folder, unit_key(self.settings, unit)) for unit in units]
-        bad_lines = _BadLines(self.config)
-        manifests: list[UnitManifest] = []
-        total_bytes = sum(piece.size_bytes for unit in units for piece in unit.pieces)
-        done_bytes = 0
-        with _pool(_num_workers(self.config, len(units), total_bytes)) as each:
-            for unit, manifest in zip(units, each(clean_unit, jobs), strict=True):
-                manifests.append(manifest)
-                bad_lines.note(manifest)
-                done_bytes += sum(piece.size_bytes for piece in unit.pieces)
-                around.progress(done_bytes, total_bytes)
-        return manifests
-
-    def cleaned(self, plan: Plan) -> list[UnitManifest]:
-        """The units as others have cleaned them. Raises CorpusError naming those that are missing."""
-        bad_lines = _BadLines(self.config)
-        found = [self.manifest_of(unit) for unit in plan.units]
-        manifests = [manifest for manifest in found if manifest is not None]
-        missing = [unit for unit, manifest in zip(plan.units, found, strict=True) if manifest is None]
-        if missing:
-            named = "; ".join(f"unit {unit.number} ({unit.told()})" for unit in missing[:_MAX_NAMED_UNITS])
-            more = f" and {len(missing) - _MAX_NAMED_UNITS} more" if len(missing) > _MAX_NAMED_UNITS else ""
-            raise CorpusError(
-                f"{self.folder}: {len(missing)} of {len(plan.units)} units are not cleaned: {named}{more}; run "
-                "`trainer prepare --shard I/N` for the missing shards (of unit U: I = U % N + 1), or `trainer prepare` for all "
-                "that is left"
-            )
-        for manifest in manifests:
-            bad_lines.note(manifest)
-        return manifests
-
-    def manifest_of(self, unit: Unit) -> UnitManifest | None:
-        """What a unit became by these very settings."""
-        manifest = self.files_of(unit).manifest()
-        return manifest if manifest is not None and manifest.key == unit_key(self.settings, unit) else None
-
-    def finish(self, plan: Plan, manifests: list[UnitManifest], around: Surroundings) -> CorpusManifest:
-        """Phases 2 and 3; then the work folder goes."""
-        units = self.units(plan, manifests)
-        shares = self.write_plan(units, self.num_processes(plan, len(plan.units)))
-        jobs = self._jobs_of(shares, units)
-        results = self.write(plan, jobs, around)
-        inputs = {
-            (STANDARD_INPUT if Path(name).parent == self._spool.parent else name): size for name, size in plan.inputs.items()
-        }
-        with new_folder(self.corpus) as partial:
-            manifest = assemble(self.config, self.settings, inputs, shares, list(zip(jobs, results, strict=True)), partial)
-        self._remove()
-        return manifest
-
-    def units(self, plan: Plan, manifests: Sequence[UnitManifest]) -> Units:
-        """What phases 2 and 3 work on: cleaned units, without repeated lines where that is asked for."""
-        units = Units.of([self.files_of(unit) for unit in plan.units], manifests)
-        return units if self.config.repeated_lines.max_documents is None else self._stripped(plan, units)
-
-    def write_plan(self, units: Units, processes: int) -> WritePlan:
-        """Phase 2, or the finding that it is done."""
-        key = plan_key(self.settings, units)
-        found = WritePlan.read(self._plan_file)
-        if found is not None and found.key == key:
-            return found
-        duplicates = find_duplicates(self.config, units, self.folder)
-        duplicates.save(self._duplicates_file)
-        made = plan_writing(self.config, key, units, duplicates, processes)
-        made.save(self._plan_file)
-        return made
-
-    def write_jobs(self, plan: Plan) -> list[WriteJob] | None:
-        """All shares of phase 3; None where phase 2 is not done for these very units."""
-        found = WritePlan.read(self._plan_file)
-        if found is None:
-            return None
-        strips = self.config.repeated_lines.max_documents is not None
-        files = [self._stripped_files(self.files_of(unit)) if strips else self.files_of(unit) for unit in plan.units]
-        manifests = [manifest for each in files if (manifest := each.manifest()) is not None]
-        if len(manifests) < len(files):
-            return None
-        units = Units.of(files, manifests)
-        return self._jobs_of(found, units) if found.key == plan_key(self.settings, units) else None
-
-    def _jobs_of(self, plan: WritePlan, units: Units) -> list[WriteJob]:
-        cleaned = Cleaned(tuple(files.folder for files in units.files), self._duplicates_file, plan.key)
-        folder = self.folder / "written"
-        return [WriteJob(self.config, cleaned, plan, share, folder / f"{share.number:06d}") for share in plan.shares]
-
-    def write(self, plan: Plan, jobs: Sequence[WriteJob], around: Surroundings) -> list[ShareResult]:
-        """Phase 3 for some shares."""
-        processes = self.num_processes(plan, len(jobs))
-        threads = max(1, _num_cores(self.config) // processes)
-        total_bytes = sum(plan.inputs.values())
-        results = []
-        with _pool(processes) as each:
-            for result in each(write_share, [replace(job, threads=threads) for job in jobs]):
-                results.append(result)
-                around.progress(total_bytes, total_bytes)
-        return results
-
-    def num_processes(self, plan: Plan, num_jobs: int) -> int:
-        """For jobs that all the input is spread over."""
-        return _num_workers(self.config, num_jobs, sum(plan.inputs.values()))
-
-    @property
-    def _plan_file(self) -> Path:
-        return self.folder / "write.json"
-
-    @property
-    def _duplicates_file(self) -> Path:
-        return self.folder / "duplicates.bin"
-
-    def _stripped_files(self, cleaned: UnitFiles) -> UnitFiles:
-        return UnitFiles(self.folder / "stripped" / cleaned.folder.name)
-
-    def _remove(self) -> None:
-        """Remove the work folder. A process that outlived a killed run may still write there for a moment."""
-        for _ in range(_REMOVALS):
-            with suppress(OSError):
-                DISK.remove(self.folder)
-            if not self.folder.exists():
-                return
-            time.sleep(0.2)
-
-    def _stripped(self, plan: Plan, units: Units) -> Units:
-        """The units without the lines that stand in many documents."""
-        path = self.folder / "repeated_lines.bin"
-        digest = save_hashes(path, find_repeated_lines(self.config, units, self.folder))
-        stripped = [self._stripped_files(files) for files in units.files]
-        jobs = [
-            StripJob(self.config, files.folder, to.folder, path, strip_key(manifest, digest))
-            for files, to, manifest in zip(units.files, stripped, units.manifests, strict=True)
-        ]
-        with _pool(self.num_processes(plan, len(jobs))) as each:
-            manifests = list(each(strip_unit, jobs))
-        return Units.of(stripped, manifests)
-
-    @property
-    def _spool(self) -> Path:
-        return self.folder / "input" / "stdin"
-
-    def _spooled(self, standard_input: IO[bytes] | None) -> Path | None:
-        """What is piped in, as a file: work can be cut from it, and it is still there after a kill."""
-        if all(source.path != STANDARD_INPUT for source in self.config.sources):
-            return None
-        path = self._spool
-        first = standard_input.read(_COPY_BYTES) if standard_input is not None else b""
-        if first and standard_input is not None:
-            partial = partial_path(path)
-            with storage_errors(path):
-                DISK.make_folder(path.parent)
-                writer = HashingWriter(partial)
-                while first:
-                    writer.write(first)
-                    first = standard_input.read(_COPY_BYTES)
-                writer.close()
-                DISK.rename(partial, path)
-        return path if path.exists() else None
-
-
-class _BadLines:
-    """Shows the first bad lines and ends the stage after too many."""
-
-    def __init__(self, config: CorpusSection) -> None:
-        self._limit = config.max_bad_lines
-        self._count = 0
-        self._first = ""
-        self._base: dict[str, int] = {}
-
-    def note(self, manifest: UnitManifest) -> None:
-        """Take the next unit in order. Raises CorpusError."""
-        first_lines = []
-        for path, starts_file, num_lines in zip(manifest.paths, manifest.starts_file, manifest.num_lines, strict=True):
-            first_lines.append(0 if starts_file else self._base.get(path, 0))
-            self._base = {path: first_lines[-1] + num_lines}
-        for number, (piece, line, reason) in enumerate(manifest.bad_lines):
-            place = f"{manifest.paths[piece]}:{first_lines[piece] + line if line else 0}: {reason}"
-            self._first = self._first or place
-            if self._count + number < MAX_SHOWN_BAD_LINES:
-                print(place, file=sys.stderr)
-        self._count += manifest.bad
-        if self._count > self._limit:
-            raise CorpusError(f"corpus.max_bad_lines {self._limit} is passed; the first bad line is {self._first}")
-
-
-def _num_workers(config: CorpusSection, num_units: int, size_bytes: int) -> int:
-    """As many as asked for, but none for less than a unit's bytes: starting a process takes longer than cleaning a megabyte."""
-    return max(1, min(_num_cores(config), num_units, -(-size_bytes // config.unit_bytes)))
-
-
-def _num_cores(config: CorpusSection) -> int:
-    return config.workers or len(os.sched_getaffinity(0))
-
-
-@contextmanager
-def _pool(num_workers: int) -> Iterator[Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]]:
-    """Something like `map` over processes, in the order of the jobs."""
-    if num_workers == 1:
-        yield map
-        return
-    # spawn: the caller may have threads (progress bars), which a forked child would inherit in mid-flight
-    with multiprocessing.get_context("spawn").Pool(num_workers, _in_worker) as pool:
-        yield pool.imap
-
-
-def _in_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
