@@ -108,16 +108,25 @@ def test_shards_that_write_apart_make_the_same_bytes_as_one_run(
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
 
 
-def test_a_share_whose_files_were_moved_when_a_kill_fell_is_written_again(
+def test_after_a_kill_only_shares_are_written_again_that_were_not_whole_or_whose_files_were_moved(
     sources: list[dict[str, Any]], undisturbed: dict[str, str], tmp_path: Path
 ) -> None:
-    config, corpus = section(sources), tmp_path / "corpus"
+    config, corpus, work = section(sources), tmp_path / "corpus", tmp_path / "corpus.work"
     clean_shard(config, corpus, 0, 1)
     deduplicate(config, corpus, 4)
+    write_shard(config, corpus, 0, 2)
+    first = stamps(work, "written/*/share.json")
     write_shard(config, corpus, 0, 1)
-    moved = next((tmp_path / "corpus.work" / "written").glob("*/train/*"))
+    second = stamps(work, "written/*/share.json")
+    assert len(second) > len(first) > 1
+    assert first == {name: second[name] for name in first}
+
+    moved = next((work / "written").glob("*/train/*"))
     moved.unlink()
     assert not is_written(config, corpus)
+    write_shard(config, corpus, 0, 1)
+    third = stamps(work, "written/*/share.json")
+    assert [name for name in third if third[name] != second[name]] == [moved.parent.parent.name]
     merge(config, corpus)
     assert digests(corpus) == undisturbed
 
@@ -163,8 +172,8 @@ def fates(corpus: Path, source: str) -> list[list[str]]:
     return files
 
 
-def stamps(work: Path) -> dict[str, int]:
-    return {path.parent.name: path.stat().st_mtime_ns for path in (work / "units").glob("*/unit.json")}
+def stamps(work: Path, files: str = "units/*/unit.json") -> dict[str, int]:
+    return {path.parent.name: path.stat().st_mtime_ns for path in work.glob(files)}
 
 
 def test_a_unit_is_cleaned_again_only_when_its_input_or_the_settings_changed(tmp_path: Path) -> None:
