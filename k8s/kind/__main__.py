@@ -1,4 +1,4 @@
-"""`python -m k8s.kind up|image|load|status|lacks|down`: the local cluster of `make local-kind-test`."""
+"""`python -m k8s.kind up|image|status|lacks|down`: the local cluster of `make local-kind-test`."""
 
 import argparse
 import json
@@ -16,8 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """One command; results go to stdout, progress to stderr."""
     parser = argparse.ArgumentParser(prog="python -m k8s.kind", description="A Kubernetes cluster on this machine, by kind.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    commands.add_parser("up", help="make the cluster with both operators, or see that it is there")
-    commands.add_parser("load", help="put a local image into it").add_argument("image")
+    up = commands.add_parser("up", help="make the cluster with both operators, or see that it is there")
+    up.add_argument("images", nargs="*", metavar="IMAGE", help="a local image that it shall have")
     commands.add_parser("status", help="what runs, as JSON; exit code 1 if it is not up")
     commands.add_parser("lacks", help="what `up` and the tests would build first; exit code 1 if anything")
     image = commands.add_parser("image", help="build the trainer's image; prints its name")
@@ -35,9 +35,9 @@ def _act(cluster: LocalCluster, options: argparse.Namespace) -> int:
     if options.command == "up":
         with step("from what was there to a cluster"):
             cluster.up()
+            for image in options.images:
+                cluster.load(image)
         print(cluster.kubeconfig)
-    elif options.command == "load":
-        cluster.load(options.image)
     elif options.command == "status":
         status = cluster.status()
         print(json.dumps(status, indent=2))

@@ -95,19 +95,18 @@ class LocalCluster:
 
     def load(self, image: str) -> None:
         """Put a local image into the node's store, by way of the registry, if it is not there as it is here."""
-        identity = self.docker.identity(image)
-        if identity in self.node("crictl", "images", "--no-trunc", "--output", "json"):
+        if self.holds(image):
             return
         with step(f"loading {image}"):
             ctr = ["ctr", "--namespace=k8s.io", "images"]
             pushed = self._registry.push(image)
             self.node(*ctr, "pull", "--plain-http", "--snapshotter=overlayfs", pushed, deadline_s=_LOAD_S)
             self.node(*ctr, "tag", "--force", pushed, qualified(image))
-            wait_until(
-                lambda: identity in self.node("crictl", "images", "--no-trunc", "--output", "json"),
-                f"the kubelet's container runtime has {image}",
-                _KUBECTL_S,
-            )
+            wait_until(lambda: self.holds(image), f"the kubelet's container runtime has {image}", _KUBECTL_S)
+
+    def holds(self, image: str) -> bool:
+        """Whether the node has this local image as it is here. Raises LocalClusterError if it is not here."""
+        return self.docker.identity(image) in self.node("crictl", "images", "--no-trunc", "--output", "json")
 
     def status(self) -> dict[str, Any]:
         """What runs, as plain values."""

@@ -17,9 +17,8 @@ import yaml
 from k8s.cluster import API_VERSIONS, Cluster
 from k8s.control import Runs
 from k8s.errors import LauncherError
-from k8s.kind import operators
 from k8s.kind.commands import LocalClusterError, run
-from k8s.kind.local_cluster import NAMESPACE, NODE, LocalCluster
+from k8s.kind.local_cluster import NODE, LocalCluster
 from k8s.render import CHART
 
 IMAGE = os.environ.get("KIND_TRAINER_IMAGE", "pretrain-run:0.1.0-cpu")
@@ -57,7 +56,7 @@ def values(name: str, **changes: Any) -> dict[str, Any]:
     small: dict[str, Any] = {
         "name": name,
         "image": {"repository": repository, "tag": tag},
-        "resources": {"requests": {"cpu": "250m", "memory": "700Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}},
+        "resources": {"requests": {"cpu": "100m", "memory": "700Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}},
         "mpi": {"launcherCpu": "100m", "launcherMemory": "512Mi"},
         "rendezvous": {"lastCallSeconds": 3},
         "gracePeriodSeconds": 60,
@@ -82,16 +81,17 @@ def merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class Stories:
-    """What a test does with the cluster."""
+    """What a test does with the cluster, in a namespace."""
 
     cluster: LocalCluster
+    namespace: str
     folder: Path
     runs: list["Run"] = field(default_factory=list)
 
     @cached_property
     def live(self) -> Runs:
         """What the launcher's own commands look at, without a process of Python for each look."""
-        return Runs(Cluster.connect(NAMESPACE, kubeconfig=self.cluster.kubeconfig))
+        return Runs(Cluster.connect(self.namespace, kubeconfig=self.cluster.kubeconfig))
 
     def run_file(self, name: str, **changes: Any) -> Path:
         path = self.folder / f"{name}.yaml"
@@ -113,33 +113,32 @@ class Stories:
         return self._known(run_name)
 
     def helm(self, *words: str) -> str:
-        command = [self.cluster.toolbox.path("helm"), "--kubeconfig", self.cluster.kubeconfig, "--namespace", NAMESPACE]
+        command = [self.cluster.toolbox.path("helm"), "--kubeconfig", self.cluster.kubeconfig, "--namespace", self.namespace]
         return run([*command, *words], _COMMAND_S)
 
     def launcher(self, *words: str, code: int | None = 0) -> "subprocess.CompletedProcess[str]":
         """The launcher in a process of its own; `code` None takes any."""
-        command = [sys.executable, "-m", "k8s", *words, "--namespace", NAMESPACE]
+        command = [sys.executable, "-m", "k8s", *words, "--namespace", self.namespace]
         command += ["--kubeconfig", str(self.cluster.kubeconfig)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=_COMMAND_S, check=False)
         assert code is None or done.returncode == code, f"launcher {' '.join(words)}: {done.returncode}: {done.stderr[-2000:]}"
         return done
 
     def kubectl(self, *words: str) -> str:
-        return self.cluster.kubectl("--namespace", NAMESPACE, *words, deadline_s=_COMMAND_S)
+        return self.cluster.kubectl("--namespace", self.namespace, *words, deadline_s=_COMMAND_S)
 
     def make_data_claim(self) -> None:
         """Corpus, tokenizer and shards that all runs share; the first one makes them."""
         claim = {
             "apiVersion": "v1",
             "kind": "PersistentVolumeClaim",
-            "metadata": {"name": DATA_CLAIM, "namespace": NAMESPACE},
+            "metadata": {"name": DATA_CLAIM, "namespace": self.namespace},
             "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}},
         }
         self.cluster.apply([claim])
 
     def remove_runs(self) -> None:
-        """Every run of the namespace, with its pods and claims; the node takes pods again."""
-        self.cluster.kubectl("uncordon", NODE)
+        """Every run of the namespace, with its pods and claims."""
         for release in json.loads(self.helm("list", "--all", "--output", "json")):
             self.helm("uninstall", release["name"], "--wait", "--timeout", "120s")
         kinds = "pytorchjobs,mpijobs,jobs.batch,services,networkpolicies,poddisruptionbudgets,configmaps,serviceaccounts"
@@ -149,32 +148,6 @@ class Stories:
         )
         self.kubectl("delete", "pods", "--selector", "pretrain-run/reader", "--grace-period=1", "--ignore-not-found")
         self.kubectl("delete", "pvc", "--selector", "pretrain-run/run", "--ignore-not-found", "--timeout=120s")
-
-    @contextmanager
-    def without_operators(self) -> Iterator[None]:
-        """A cluster in which no operator runs, while the block does."""
-        try:
-            self._scale_operators(0)
-            yield
-        finally:
-            self._scale_operators(1)
-
-    def _scale_operators(self, replicas: int) -> None:
-        for name, namespace in operators.NAMESPACES.items():
-            self.cluster.kubectl("--namespace", namespace, "scale", f"deployment/{name}", f"--replicas={replicas}")
-        self.wait_for_operators()
-
-    def start_operators_anew(self) -> None:
-        """At once, and not when the kubelet tries again what has failed several times."""
-        for namespace in operators.NAMESPACES.values():
-            self.cluster.kubectl("--namespace", namespace, "delete", "pods", "--all", "--grace-period=1", "--wait=false")
-        self.wait_for_operators()
-
-    def wait_for_operators(self) -> None:
-        """Until both run, or none where none is wanted."""
-        for name, namespace in operators.NAMESPACES.items():
-            wait = ["rollout", "status", f"deployment/{name}", "--timeout=120s"]
-            self.cluster.kubectl("--namespace", namespace, *wait, deadline_s=_COMMAND_S)
 
     def wait_until(self, condition: Callable[[], bool], what: str, deadline_s: float) -> None:
         """Until a condition holds; the cluster's own refusals are looked past. Fails with what every run said last.
@@ -323,27 +296,39 @@ class Run:
         )
         assert "killed" in self.stories.kubectl("exec", pod, "--container=pytorch", "--", "python", "-c", script)
 
-    def drain(self) -> str:
-        """Its pods asked to leave the node, which takes no new ones afterwards; returns what held that up, if anything.
+    @contextmanager
+    def drained(self) -> Iterator[str]:
+        """Its pods asked to leave the node, which takes no new ones while the block runs: what held that up, if anything.
 
         Pods that may leave are asked at once; the time is for one that may not.
         """
         leave = ["drain", NODE, f"--pod-selector=pretrain-run/run={self.name}", "--delete-emptydir-data", "--timeout=15s"]
+        refusal = ""
         try:
-            self.stories.kubectl(*leave)
-        except LocalClusterError as error:
-            return str(error)
-        return ""
+            try:
+                self.stories.kubectl(*leave)
+            except LocalClusterError as error:
+                refusal = str(error)
+            yield refusal
+        finally:
+            self.stories.cluster.kubectl("uncordon", NODE)
 
     @contextmanager
     def frozen(self) -> Iterator[None]:
-        """All training processes of the node stopped, while the block runs. Shorter than the collectives' deadline."""
-        processes = ["-f", "--", r"-u -m trainer( |$)"]  # and not their agents
-        self.stories.cluster.node("pkill", "-STOP", *processes)
+        """Its training processes stopped, while the block runs. Shorter than the collectives' deadline."""
+        self._signal("STOP")
         try:
             yield
         finally:
-            self.stories.cluster.node("pkill", "-CONT", *processes)
+            self._signal("CONT")
+
+    def _signal(self, name: str) -> None:
+        """To its training processes on the node, and not to their agents; without the API server, which may be away."""
+        script = (
+            "for process in $(pgrep -f -- '-u -m trainer( |$)'); do "
+            f"if grep -qzE '^HOSTNAME={self.name}-' /proc/$process/environ; then kill -{name} $process; echo $process; fi; done"
+        )
+        assert self.stories.cluster.node("sh", "-c", script), f"no process of {self.name} trains"
 
     def last_words(self) -> str:
         """The end of its pods' logs and its object's state, for a failed test."""

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from k8s.kind.commands import LocalClusterError, run
-from k8s.kind.local_cluster import NAMESPACE
 from tests.kind.stories import IMAGE, Stories
 
 pytestmark = [pytest.mark.kind, pytest.mark.timeout(600)]
@@ -38,13 +38,13 @@ def start_stranger(stories: Stories) -> None:
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
-        "metadata": {"name": STRANGER, "namespace": NAMESPACE, "labels": labels},
+        "metadata": {"name": STRANGER, "namespace": stories.namespace, "labels": labels},
         "spec": {"securityContext": security, "containers": [container], "automountServiceAccountToken": False},
     }
     policy = {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",
-        "metadata": {"name": STRANGER, "namespace": NAMESPACE},
+        "metadata": {"name": STRANGER, "namespace": stories.namespace},
         "spec": {"podSelector": {"matchLabels": labels}, "policyTypes": ["Egress"], "egress": [{}]},
     }
     stories.cluster.apply([policy, pod])
@@ -61,7 +61,7 @@ def test_strangers_do_not_reach_the_rendezvous(stories: Stories) -> None:
     assert not reaches(stories, STRANGER, address, 29400)
 
 
-def test_strangers_do_not_reach_sshd(stories: Stories) -> None:
+def test_strangers_do_not_reach_sshd(operators: None, stories: Stories) -> None:
     started = stories.submit("closed-mpi", backend="mpijob", nodes=2)
     started.wait_for_world(0, 2, deadline_s=400)
     start_stranger(stories)
@@ -70,7 +70,7 @@ def test_strangers_do_not_reach_sshd(stories: Stories) -> None:
     assert not reaches(stories, STRANGER, workers[0]["status"]["podIP"], 2222)
 
 
-def test_doctor_finds_nothing_wrong_with_a_run_that_fits(stories: Stories) -> None:
+def test_doctor_finds_nothing_wrong_with_a_run_that_fits(operators: None, stories: Stories) -> None:
     done = stories.launcher("doctor", "-f", str(stories.run_file("fits", backend="pytorchjob", nodes=1)), "--json")
     assert [finding for finding in json.loads(done.stdout) if finding["level"] == "error"] == []
 
@@ -96,7 +96,12 @@ def test_applying_the_runs_folder_twice_starts_nothing_twice(stories: Stories) -
 
 
 def test_guard_refuses_to_delete_a_running_run(stories: Stories) -> None:
-    stories.cluster.kubectl("apply", "--filename", str(GUARD))
+    guard = list(yaml.safe_load_all(GUARD.read_text()))
+    # for the other stories' sake, whose runs are deleted as they go on
+    (binding,) = [each for each in guard if each["kind"] == "ValidatingAdmissionPolicyBinding"]
+    here = {"matchLabels": {"kubernetes.io/metadata.name": stories.namespace}}
+    binding["spec"]["matchResources"] = {"namespaceSelector": here}
+    stories.cluster.apply(guard)
     try:
         started = stories.submit("guarded", backend="job", nodes=1)
         started.wait_for_phase("Running", deadline_s=180)
@@ -109,7 +114,13 @@ def test_guard_refuses_to_delete_a_running_run(stories: Stories) -> None:
 
 def refusal(stories: Stories, name: str) -> str:
     """What the API server answers when a Job's deletion is tried without doing it."""
-    command = [stories.cluster.toolbox.path("kubectl"), "--kubeconfig", stories.cluster.kubeconfig, "--namespace", NAMESPACE]
+    command = [
+        stories.cluster.toolbox.path("kubectl"),
+        "--kubeconfig",
+        stories.cluster.kubeconfig,
+        "--namespace",
+        stories.namespace,
+    ]
     try:
         return run([*command, "delete", "job", name, "--dry-run=server"], 60.0)
     except LocalClusterError as error:

@@ -2,16 +2,18 @@
 
 import re
 import time
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
 
-from k8s.kind.local_cluster import NODE
+from tests.kind.control_plane import start_operators_anew, without_api_server
 from tests.kind.reference import Undisturbed
 from tests.kind.stories import Run, Stories
+from tests.kind.turns import Parts
 from tests.support.runs import losses, rows_by_step
 
-pytestmark = [pytest.mark.kind, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.kind, pytest.mark.timeout(1800), pytest.mark.xdist_group("elastic")]
 
 ELASTIC: dict[str, Any] = {
     "nodes": 2,
@@ -21,25 +23,24 @@ ELASTIC: dict[str, Any] = {
 
 
 def test_pytorchjob_that_is_scaled_robbed_and_cut_off_ends_as_an_undisturbed_one(
-    stories: Stories, undisturbed: Undisturbed
+    operators: None, stories: Stories, undisturbed: Undisturbed, parts: Parts
 ) -> None:
     run = install(stories, "pytorchjob")
     scale_and_rob(run)
-    cut_off(run)
+    with ExitStack() as turn:
+        with run.frozen():  # or it would end before other stories do
+            turn.enter_context(parts.api_server.alone())
+        cut_off(run)
     end_by_one(run)
     assert_same(run, undisturbed)
 
 
-def test_job_does_the_same_without_any_operator(stories: Stories, undisturbed: Undisturbed) -> None:
-    with stories.without_operators():
-        run = install(stories, "job")
-        scale_and_rob(run)
-        drain_its_node(run)
-        run.wait_for_phase("Succeeded", deadline_s=900)
+def test_job_does_the_same_without_any_operator(no_operators: None, stories: Stories, undisturbed: Undisturbed) -> None:
+    run = install(stories, "job")
+    scale_and_rob(run)
+    drain_its_node(run)
+    run.wait_for_phase("Succeeded", deadline_s=900)
     assert_same(run, undisturbed)
-
-
-LEADERS = ("kube-controller-manager", "kube-scheduler")
 
 
 def install(stories: Stories, backend: str) -> Run:
@@ -73,57 +74,34 @@ def scale_and_rob(run: Run) -> None:
 def cut_off(run: Run) -> None:
     """The operator restarted, the API server away for a minute: the same round trains on.
 
-    Scheduler, controllers and kubelet would lie idle for up to a minute afterwards, for pauses between their tries and leases
-    of their former selves; they are started anew. In between the training processes are frozen: a fast machine would finish
-    the run.
+    In between the training processes are frozen: a fast machine would finish the run.
     """
-    stories, rounds = run.stories, run.worlds()
-    stories.cluster.kubectl("--namespace", "kubeflow", "rollout", "restart", "deployment/training-operator")
+    cluster, rounds = run.stories.cluster, run.worlds()
+    cluster.kubectl("--namespace", "kubeflow", "rollout", "restart", "deployment/training-operator")
     run.wait_for_steps(3)
-    take_away(stories, *LEADERS, "kube-apiserver")
-    try:
-        with run.frozen():
-            stories.wait_until(lambda: not stories.cluster.is_up(), "the API server is down", 60)
-            until = time.monotonic() + 60
+    with without_api_server(cluster):
+        until = time.monotonic() + 60
         run.wait_for_more_steps_unseen(3)
         with run.frozen():
             time.sleep(max(0.0, until - time.monotonic()))
         run.wait_for_more_steps_unseen(3)
-    finally:
-        bring_back(stories, "kube-apiserver")
-        stories.wait_until(stories.cluster.is_up, "the API server is back", 180)
-        stories.cluster.kubectl("--namespace", "kube-system", "delete", "lease", *LEADERS, "--ignore-not-found")
-        bring_back(stories, *LEADERS)
-        stories.cluster.node("systemctl", "restart", "kubelet")
     with run.frozen():
-        stories.start_operators_anew()  # they end when they lose their API server
+        start_operators_anew(cluster)  # they end when they lose their API server
     assert run.worlds() == rounds
-
-
-def take_away(stories: Stories, *parts: str) -> None:
-    """Parts of the control plane, which the kubelet starts from files."""
-    for part in parts:
-        stories.cluster.node("mv", f"/etc/kubernetes/manifests/{part}.yaml", f"/kind/{part}.yaml")
-
-
-def bring_back(stories: Stories, *parts: str) -> None:
-    """What was taken away."""
-    for part in parts:
-        stories.cluster.node("mv", f"/kind/{part}.yaml", f"/etc/kubernetes/manifests/{part}.yaml")
 
 
 def drain_its_node(run: Run) -> None:
     """All but the pods that it needs are evicted; scaled down to one pod it goes on when the node takes pods again."""
-    assert "disruption budget" in run.drain(), "its last pod may not be evicted"
     fewest = ELASTIC["elastic"]["min"]
 
     def stay() -> int:
         return len([pod for pod in run.pods() if pod["status"]["phase"] == "Running"])
 
-    run.stories.wait_until(lambda: stay() <= fewest, "the other pods have left", 75)
-    assert stay() == fewest
-    run.scale(1)
-    run.stories.cluster.kubectl("uncordon", NODE)
+    with run.drained() as refusal:
+        assert "disruption budget" in refusal, "its last pod may not be evicted"
+        run.stories.wait_until(lambda: stay() <= fewest, "the other pods have left", 75)
+        assert stay() == fewest
+        run.scale(1)
 
 
 def end_by_one(run: Run) -> None:

@@ -26,7 +26,7 @@ def ends(run: Run) -> list[dict[str, Any]]:
     return [state for state in states if state]
 
 
-@pytest.mark.parametrize("backend", ["pytorchjob", "job"])
+@pytest.mark.parametrize("backend", ["pytorchjob", "job"], indirect=True)
 def test_run_that_loses_its_pod_and_is_stopped_saves_every_step_and_goes_on(
     backend: str, stories: Stories, undisturbed: Undisturbed
 ) -> None:
@@ -62,7 +62,7 @@ def assert_nothing_lost(run: Run) -> None:
     assert not (folder / "DONE").exists()
 
 
-@pytest.mark.parametrize("backend", ["pytorchjob", "job"])
+@pytest.mark.parametrize("backend", ["pytorchjob", "job"], indirect=True)
 def test_wrong_data_fails_once_with_its_reason(backend: str, stories: Stories) -> None:
     missing = {"corpus": {"sources": [{"name": "gone", "path": "/data/gone.jsonl"}]}}
     run = stories.submit(

@@ -9,7 +9,7 @@ pytestmark = [pytest.mark.kind, pytest.mark.timeout(900)]
 STEPS = 60
 
 
-def test_two_workers_train_by_deepspeed_over_sshd_and_go_on_after_a_stop(stories: Stories) -> None:
+def test_two_workers_train_by_deepspeed_over_sshd_and_go_on_after_a_stop(operators: None, stories: Stories) -> None:
     trainer = {
         "pretrain": {"steps": STEPS},
         "engine": {"kind": "deepspeed", "deepspeed": {"zero_stage": 1}},
