@@ -64,7 +64,7 @@ image: $(READY) ## the trainer's image for GPUs (docker/README.md)
 image-cpu: $(READY) ## the trainer's image for tests and laptops
 	$(PYTHON) -m k8s.kind image cpu
 
-test-datatrove: $(READY) $(DATATROVE)/.ready ## the corpus steps run by datatrove's executor, half a minute
+test-datatrove: $(READY) $(DATATROVE)/.ready ## the corpus steps run by datatrove's executors, on Ray too, a minute
 	$(PYTEST) -m datatrove tests/corpus
 
 test-gpu: $(READY) ## the tests that need a CUDA GPU

@@ -39,8 +39,8 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("tasks", [1, 2])
-def test_documents_come_out_as_prepare_writes_them(raw: Path, tmp_path: Path, tasks: int) -> None:
+@pytest.mark.parametrize(("executor", "tasks"), [("local", 1), ("local", 2), ("ray", 2)])
+def test_documents_come_out_as_prepare_writes_them(raw: Path, tmp_path: Path, executor: str, tasks: int) -> None:
     assert PYTHON.exists(), f"{PYTHON}: datatrove's environment is not there; `make test-datatrove` makes it"
     source = {"name": "raw", "path": str(raw)}
     section = CorpusSection.model_validate({"sources": [source], "steps": STEPS, "max_bad_lines": 0})
@@ -49,8 +49,9 @@ def test_documents_come_out_as_prepare_writes_them(raw: Path, tmp_path: Path, ta
 
     config = tmp_path / "section.json"
     config.write_text(section.model_dump_json())
-    words = [PYTHON, "-m", "tests.corpus.datatrove_run", config, raw, tmp_path / "out", str(tasks)]
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=240, check=False)
+    words = [PYTHON, "-m", "tests.corpus.datatrove_run", config, raw, tmp_path / "out", tasks, executor]
+    quiet = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=240, env=quiet, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     files = sorted((tmp_path / "out" / "texts").iterdir())
     assert len(files) == tasks
