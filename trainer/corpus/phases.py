@@ -23,7 +23,7 @@ from trainer.corpus.shares import WritePlan, plan_key, plan_writing
 from trainer.corpus.steps.build import input_files
 from trainer.corpus.store import CorpusManifest
 from trainer.corpus.units import Plan, Unit, make_plan
-from trainer.corpus.work import UnitFiles, UnitManifest
+from trainer.corpus.work import UnitFiles, UnitManifest, unit_files
 from trainer.corpus.writing import Cleaned, ShareResult, WriteJob, write_share
 from trainer.errors import CorpusError
 from trainer.files import DISK, HashingWriter, locked, new_folder, partial_path, record_of, storage_errors
@@ -95,7 +95,7 @@ class Work:
         return make_plan(self.config, self._spooled(standard_input))
 
     def files_of(self, unit: Unit) -> UnitFiles:
-        return UnitFiles(self.folder / "units" / f"{unit.number:06d}")
+        return unit_files(self.folder / "units", unit.number)
 
     def clean(self, units: Sequence[Unit], around: Surroundings) -> list[UnitManifest]:
         """Phase 1 for some units. Raises CorpusError where more lines are bad than may be."""
@@ -152,7 +152,7 @@ class Work:
     def units(self, plan: Plan, manifests: Sequence[UnitManifest]) -> Units:
         """What phases 2 and 3 work on: cleaned units, without repeated lines where that is asked for."""
         units = Units.of([self.files_of(unit) for unit in plan.units], manifests)
-        return units if self.config.repeated_lines.max_documents is None else self._stripped(plan, units)
+        return self._stripped(plan, units) if self._strips else units
 
     def write_plan(self, units: Units, processes: int) -> WritePlan:
         """Phase 2, or the finding that it is done."""
@@ -171,8 +171,7 @@ class Work:
         found = WritePlan.read(self._plan_file)
         if found is None:
             return None
-        strips = self.config.repeated_lines.max_documents is not None
-        files = [self._stripped_files(self.files_of(unit)) if strips else self.files_of(unit) for unit in plan.units]
+        files = [unit_files(self._written_from, unit.number) for unit in plan.units]
         manifests = [manifest for each in files if (manifest := each.manifest()) is not None]
         if len(manifests) < len(files):
             return None
@@ -180,7 +179,7 @@ class Work:
         return self._jobs_of(found, units) if found.key == plan_key(self.settings, units) else None
 
     def _jobs_of(self, plan: WritePlan, units: Units) -> list[WriteJob]:
-        cleaned = Cleaned(tuple(files.folder for files in units.files), self._duplicates_file, plan.key)
+        cleaned = Cleaned(self._written_from, len(units.files), self._duplicates_file, plan.key)
         folder = self.folder / "written"
         return [WriteJob(self.config, cleaned, plan, share, folder / f"{share.number:06d}") for share in plan.shares]
 
@@ -208,8 +207,14 @@ class Work:
     def _duplicates_file(self) -> Path:
         return self.folder / "duplicates.bin"
 
-    def _stripped_files(self, cleaned: UnitFiles) -> UnitFiles:
-        return UnitFiles(self.folder / "stripped" / cleaned.folder.name)
+    @property
+    def _strips(self) -> bool:
+        return self.config.repeated_lines.max_documents is not None
+
+    @property
+    def _written_from(self) -> Path:
+        """The folder of the units that phases 2 and 3 work on."""
+        return self.folder / ("stripped" if self._strips else "units")
 
     def _remove(self) -> None:
         """Remove the work folder. A process that outlived a killed run may still write there for a moment."""
@@ -224,7 +229,7 @@ class Work:
         """The units without the lines that stand in many documents."""
         path = self.folder / "repeated_lines.bin"
         digest = save_hashes(path, find_repeated_lines(self.config, units, self.folder))
-        stripped = [self._stripped_files(files) for files in units.files]
+        stripped = [unit_files(self._written_from, unit.number) for unit in plan.units]
         jobs = [
             StripJob(self.config, files.folder, to.folder, path, strip_key(manifest, digest))
             for files, to, manifest in zip(units.files, stripped, units.manifests, strict=True)

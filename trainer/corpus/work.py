@@ -281,6 +281,11 @@ class UnitFiles:
         return np.fromfile(self.folder / _LINES, "<u8")
 
 
+def unit_files(units: Path, number: int) -> UnitFiles:
+    """Of the unit with a number in a folder of units."""
+    return UnitFiles(units / f"{number:06d}")
+
+
 def starts(manifests: Sequence[UnitManifest]) -> NDArray[np.int64]:
     """The number of each unit's first kept document, and how many there are in all."""
     return np.concatenate([np.zeros(1, np.int64), np.cumsum([each.kept for each in manifests], dtype=np.int64)])

@@ -18,7 +18,7 @@ from trainer.corpus.mixing import copies, most_copies
 from trainer.corpus.normalising import is_held_out
 from trainer.corpus.shares import Share, WritePlan, units_of
 from trainer.corpus.store import Part, PartNames, PartWriter
-from trainer.corpus.work import Row, UnitFiles, ZstdWriter, new_unit
+from trainer.corpus.work import Row, ZstdWriter, new_unit, unit_files
 from trainer.files import write_json
 
 DUPLICATE_RULE, NEAR_RULE, MIX_RULE = "duplicate", "near_duplicate", "mix"
@@ -29,9 +29,10 @@ _ORPHAN_CHECK_DOCUMENTS = 64
 
 @dataclass(frozen=True, slots=True)
 class Cleaned:
-    """Where all that is written from lies: units, and what repeats among their documents."""
+    """Where all that is written from lies: so many units in a folder, and what repeats among their documents."""
 
-    units: tuple[Path, ...]
+    units: Path
+    count: int
     duplicates: Path
     key: str
     """Of the plan: other units have another one."""
@@ -43,7 +44,7 @@ class Cleaned:
 
 @lru_cache(maxsize=1)
 def _opened(cleaned: Cleaned) -> tuple[Units, Duplicates]:
-    files = [UnitFiles(folder) for folder in cleaned.units]
+    files = [unit_files(cleaned.units, number) for number in range(cleaned.count)]
     manifests = [manifest for each in files if (manifest := each.manifest()) is not None]
     assert len(manifests) == len(files), cleaned.key
     return Units.of(files, manifests), Duplicates.read(cleaned.duplicates)
