@@ -14,15 +14,24 @@ from tests.kind.stories import DATA_CLAIM, IMAGE, Stories
 from tests.kind.turns import Parts
 
 HERE = Path(__file__).parent
+FIRST = ("test_elastic", "test_mpijob", "test_cluster", "test_interrupted")
 ARTEFACTS = Path(os.environ.get("KIND_ARTEFACTS", "dist/kind-artefacts"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """First what needs operators, as the story without any comes late and keeps others of that kind waiting."""
-    items.sort(key=lambda item: item.path.is_relative_to(HERE) and not needs_operators(item))
+    """The longest file first, as one process does all of a file. Its last story takes the operators away for minutes, so what
+    needs them comes early."""
+    items.sort(key=_place)
 
 
-def needs_operators(item: pytest.Item) -> bool:
+def _place(item: pytest.Item) -> tuple[int, bool]:
+    """Where a test of this folder belongs; others stay before them, in their order."""
+    if not item.path.is_relative_to(HERE):
+        return -1, False
+    return FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST), not _needs_operators(item)
+
+
+def _needs_operators(item: pytest.Item) -> bool:
     """Whether a test asks for them."""
     parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
     return "operators" in getattr(item, "fixturenames", ()) or parameters.get("backend", "job") != "job"

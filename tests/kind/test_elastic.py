@@ -13,7 +13,7 @@ from tests.kind.stories import Run, Stories
 from tests.kind.turns import Parts
 from tests.support.runs import losses, rows_by_step
 
-pytestmark = [pytest.mark.kind, pytest.mark.timeout(1800), pytest.mark.xdist_group("elastic")]
+pytestmark = [pytest.mark.kind, pytest.mark.timeout(1800)]
 
 ELASTIC: dict[str, Any] = {
     "nodes": 2,
