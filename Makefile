@@ -53,7 +53,7 @@ test-operators: $(READY) ## the tests on a real API server with the real operato
 local-kind-test: $(READY) ## the stories of runs on a local kind cluster, which is made if it is not there and kept
 	$(PYTHON) -m k8s.kind.toolbox helm
 	$(PYTHON) -m k8s.kind up $${KIND_TRAINER_IMAGE:-$$($(PYTHON) -m k8s.kind image cpu)}
-	$(PYTEST) -m kind tests/kind
+	$(PYTHON) -m pytest -n $(TEST_WORKERS) --dist load --maxschedchunk 1 -m kind tests/kind
 
 local-kind-down: $(READY) ## take the local cluster away; its caches stay
 	$(PYTHON) -m k8s.kind down

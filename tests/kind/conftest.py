@@ -14,21 +14,20 @@ from tests.kind.stories import DATA_CLAIM, IMAGE, Stories
 from tests.kind.turns import Parts
 
 HERE = Path(__file__).parent
-FIRST = ("test_elastic", "test_mpijob", "test_cluster", "test_interrupted")
 ARTEFACTS = Path(os.environ.get("KIND_ARTEFACTS", "dist/kind-artefacts"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file first, as one process does all of a file. Its last story takes the operators away for minutes, so what
-    needs them comes early."""
+    """The order in which two processes take them: one has the elastic runs, the other all else. What needs operators is first
+    there, as the second elastic run takes them away; then what needs docker alone, while the first one has no API server."""
     items.sort(key=_place)
 
 
-def _place(item: pytest.Item) -> tuple[int, bool]:
+def _place(item: pytest.Item) -> tuple[bool, ...]:
     """Where a test of this folder belongs; others stay before them, in their order."""
     if not item.path.is_relative_to(HERE):
-        return -1, False
-    return FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST), not _needs_operators(item)
+        return ()
+    return item.path.stem != "test_elastic", not _needs_operators(item), "stories" in getattr(item, "fixturenames", ())
 
 
 def _needs_operators(item: pytest.Item) -> bool:
