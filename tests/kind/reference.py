@@ -4,6 +4,7 @@ One container for all processes of a session; it stays until the next session, a
 """
 
 import tempfile
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -33,7 +34,8 @@ class Undisturbed:
         name = f"pretrain-run-undisturbed-{session}"
         for other in docker("ps", "--all", "--filter", f"label={LABEL}", "--format", "{{.Names}}").split():
             if other != name:
-                docker("rm", "--force", other)
+                with suppress(LocalClusterError):  # another process removes it
+                    docker("rm", "--force", other)
         options = ["--name", name, "--label", LABEL, "--cpus=1", "--env=OMP_NUM_THREADS=1"]
         try:
             docker("create", *options, IMAGE, "run", "--config", "/tmp/config.yaml")
