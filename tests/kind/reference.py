@@ -36,7 +36,8 @@ class Undisturbed:
             if other != name:
                 with suppress(LocalClusterError):  # another process removes it
                     docker("rm", "--force", other)
-        options = ["--name", name, "--label", LABEL, "--cpus=1", "--env=OMP_NUM_THREADS=1"]
+        # few shares: there is time until its result is asked for, and stories begin at the same time
+        options = ["--name", name, "--label", LABEL, "--cpus=1", "--cpu-shares=64", "--env=OMP_NUM_THREADS=1"]
         try:
             docker("create", *options, IMAGE, "run", "--config", "/tmp/config.yaml")
         except LocalClusterError:

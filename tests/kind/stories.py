@@ -255,6 +255,7 @@ class Run:
         """Until so many more steps are done."""
         target = self.last_step() + count
         self._wait_while_it_goes_on(lambda: self.last_step() >= target, f"{self.name} has done step {target}", deadline_s)
+        self._leave_cores_to_others()
 
     def wait_for_more_steps_unseen(self, count: int, deadline_s: float = 60) -> None:
         """The same without asking the API server, which may be away."""
@@ -265,6 +266,7 @@ class Run:
         """Until a round of this world size has begun after the first `rounds`."""
         what = f"{self.name} trains by {world} after {rounds} rounds"
         self._wait_while_it_goes_on(lambda: world in self.worlds()[rounds:], what, deadline_s)
+        self._leave_cores_to_others()
 
     def _wait_while_it_goes_on(self, condition: Callable[[], bool], what: str, deadline_s: float) -> None:
         """Until the condition holds; fails at once when the run ends before."""
@@ -323,12 +325,26 @@ class Run:
             self._signal("CONT")
 
     def _signal(self, name: str) -> None:
-        """To its training processes on the node, and not to their agents; without the API server, which may be away."""
-        script = (
-            "for process in $(pgrep -f -- '-u -m trainer( |$)'); do "
-            f"if grep -qzE '^HOSTNAME={self.name}-' /proc/$process/environ; then kill -{name} $process; echo $process; fi; done"
+        """To its training processes, and not to their agents."""
+        assert self._for_each_process(f"kill -{name} $process"), f"no process of {self.name} trains"
+
+    def _leave_cores_to_others(self) -> None:
+        """A fifth of the usual share of CPU for pods that train: nobody waits for their steps, but for pods that start."""
+        version_1 = r"s|^[0-9]+:(cpu[a-z,]*):(/.*)/[^/]*$|/sys/fs/cgroup/cpu\2/cpu.shares 20|p"
+        version_2 = r"s|^0::(/.*)/[^/]*$|/sys/fs/cgroup\1/cpu.weight 1|p"
+        self._for_each_process(
+            f"sed -nE '{version_1}; {version_2}' /proc/$process/cgroup | "
+            'while read -r file value; do if [ -w "$file" ]; then echo "$value" > "$file"; fi; done'
         )
-        assert self.stories.cluster.node("sh", "-c", script), f"no process of {self.name} trains"
+
+    def _for_each_process(self, command: str) -> str:
+        """Done on the node for each of its training processes, without the API server, which may be away; returns their ids."""
+        return self.stories.cluster.node(
+            "sh",
+            "-c",
+            "for process in $(pgrep -f -- '-u -m trainer( |$)'); do "
+            f"if grep -qzE '^HOSTNAME={self.name}-' /proc/$process/environ; then {command}; echo $process; fi; done",
+        )
 
     def last_words(self) -> str:
         """The end of its pods' logs and its object's state, for a failed test."""
