@@ -36,7 +36,7 @@ SMALL: dict[str, Any] = {
     "collective_timeout_s": 60,
     "corpus": {"sources": [{"name": "wordnet", "path": "box:wordnet-glosses.jsonl.zst"}]},
     "pretrain": {
-        "steps": 360,  # the longest story needs 130 of them here, more where steps take less time and pods as much
+        "steps": 300,  # the longest story needs 130 of them here, more where steps take less time and pods as much
         "global_batch": 8,
         "micro_batch": 2,
         "sample_log": True,

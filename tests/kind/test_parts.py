@@ -4,7 +4,7 @@ from k8s.kind.debian import mirror
 from k8s.kind.docker import may_have_sys_resource
 from k8s.kind.local_cluster import namespace_objects, qualified
 from k8s.kind.node_image import image_names, storage_manifest
-from k8s.kind.operators import with_pytorchjob_alone
+from k8s.kind.operators import ask_often, with_pytorchjob_alone
 from tests.kind.stories import merged
 
 STORAGE = """
@@ -57,6 +57,14 @@ def test_training_operator_comes_without_the_other_operators_kind() -> None:
     kept = with_pytorchjob_alone([crd("mpijobs.kubeflow.org"), crd("pytorchjobs.kubeflow.org"), deployment])
     assert [item["kind"] for item in kept] == ["CustomResourceDefinition", "Deployment"]
     assert container["command"] == ["/manager", "--enable-scheme=pytorchjob"]
+
+
+def test_operators_count_as_ready_when_they_are() -> None:
+    slow = {"httpGet": {"path": "/readyz"}, "initialDelaySeconds": 10, "periodSeconds": 15}
+    containers = [{"name": "probed", "readinessProbe": slow}, {"name": "unprobed"}]
+    ask_often([{"kind": "Deployment", "spec": {"template": {"spec": {"containers": containers}}}}])
+    assert containers[0]["readinessProbe"] == {"httpGet": {"path": "/readyz"}, "initialDelaySeconds": 1, "periodSeconds": 1}
+    assert "readinessProbe" not in containers[1]
 
 
 def test_namespace_of_runs_is_as_closed_as_a_careful_site_has_it() -> None:
