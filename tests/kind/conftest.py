@@ -121,10 +121,11 @@ def undisturbed(_reference: Undisturbed) -> Undisturbed:
 
 @pytest.fixture(scope="session")
 def _reference(
-    request: pytest.FixtureRequest, cluster: LocalCluster, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, cluster: LocalCluster, parts: Parts, tmp_path_factory: pytest.TempPathFactory
 ) -> Undisturbed | None:
     """Started before the first story, if any test compares with it."""
     if all("undisturbed" not in item.fixturenames for item in request.session.items):
         return None
     session = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
-    return Undisturbed.start(cluster.docker, session, tmp_path_factory.mktemp("undisturbed"))
+    with parts.reference.alone():
+        return Undisturbed.start(cluster.docker, session, tmp_path_factory.mktemp("undisturbed"))

@@ -4,7 +4,6 @@ One container for all processes of a session; it stays until the next session, a
 """
 
 import tempfile
-from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -30,19 +29,16 @@ class Undisturbed:
 
     @staticmethod
     def start(docker: Docker, session: str, folder: Path) -> "Undisturbed":
-        """Start it, unless another process of the session has done so; earlier sessions' are removed."""
+        """Start it, unless another process of the session has done so; earlier sessions' are removed. One process at a time."""
         name = f"pretrain-run-undisturbed-{session}"
-        for other in docker("ps", "--all", "--filter", f"label={LABEL}", "--format", "{{.Names}}").split():
+        known = docker("ps", "--all", "--filter", f"label={LABEL}", "--format", "{{.Names}}").split()
+        for other in known:
             if other != name:
-                with suppress(LocalClusterError):  # another process removes it
-                    docker("rm", "--force", other)
-        # few shares: there is time until its result is asked for, and stories begin at the same time
-        options = ["--name", name, "--label", LABEL, "--cpus=1", "--cpu-shares=64", "--env=OMP_NUM_THREADS=1"]
-        try:
+                docker("rm", "--force", other)
+        if name not in known:
+            # few shares: there is time until its result is asked for, and stories begin at the same time
+            options = ["--name", name, "--label", LABEL, "--cpus=1", "--cpu-shares=64", "--env=OMP_NUM_THREADS=1"]
             docker("create", *options, IMAGE, "run", "--config", "/tmp/config.yaml")
-        except LocalClusterError:
-            docker("inspect", name)  # the name was taken by another process
-        else:
             with tempfile.TemporaryDirectory() as scratch:
                 config = Path(scratch) / "config.yaml"
                 config.write_text(yaml.safe_dump({**SMALL, "name": "undisturbed", "run_dir": _RUN}))

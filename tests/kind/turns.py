@@ -69,8 +69,9 @@ class Parts:
 
     api_server: Turns
     operators: Turns
+    reference: Turns
 
     @staticmethod
     def of(folder: Path) -> "Parts":
         """Those of all processes that name the same folder."""
-        return Parts(Turns(folder, "api-server"), Turns(folder, "operators"))
+        return Parts(Turns(folder, "api-server"), Turns(folder, "operators"), Turns(folder, "reference"))
