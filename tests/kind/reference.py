@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from k8s.kind.commands import LocalClusterError, wait_until
+from k8s.kind.commands import wait_until
 from k8s.kind.docker import Docker
 from tests.kind.stories import IMAGE, SMALL
 from tests.support.runs import losses, rows_by_step
