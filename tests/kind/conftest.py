@@ -14,26 +14,23 @@ from tests.kind.stories import DATA_CLAIM, IMAGE, Stories
 from tests.kind.turns import Parts
 
 HERE = Path(__file__).parent
+EARLY = ("test_elastic", "reach_sshd", "test_mpijob", "goes_on[pytorchjob]", "test_image")
+"""Long stories that need operators before the second elastic run takes these away; then what needs no API server, while the first
+one has it away."""
 ARTEFACTS = Path(os.environ.get("KIND_ARTEFACTS", "dist/kind-artefacts"))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The order in which two processes take them: one has the elastic runs, the other all else. What needs operators is first
-    there, as the second elastic run takes them away; then what needs docker alone, while the first one has no API server."""
+    """The order in which two processes take them: one has the elastic runs, the other all else."""
     items.sort(key=_place)
 
 
-def _place(item: pytest.Item) -> tuple[bool, ...]:
+def _place(item: pytest.Item) -> tuple[int, ...]:
     """Where a test of this folder belongs; others stay before them, in their order."""
     if not item.path.is_relative_to(HERE):
         return ()
-    return item.path.stem != "test_elastic", not _needs_operators(item), "stories" in getattr(item, "fixturenames", ())
-
-
-def _needs_operators(item: pytest.Item) -> bool:
-    """Whether a test asks for them."""
-    parameters = item.callspec.params if isinstance(item, pytest.Function) and hasattr(item, "callspec") else {}
-    return "operators" in getattr(item, "fixturenames", ()) or parameters.get("backend", "job") != "job"
+    early = [place for place, words in enumerate(EARLY) if words in item.nodeid]
+    return early[0] if early else len(EARLY), "[pytorchjob]" not in item.nodeid
 
 
 @pytest.hookimpl(wrapper=True)
