@@ -14,9 +14,9 @@ from tests.kind.stories import DATA_CLAIM, IMAGE, Stories
 from tests.kind.turns import Parts
 
 HERE = Path(__file__).parent
-EARLY = ("test_elastic", "reach_sshd", "test_mpijob", "goes_on[pytorchjob]", "test_image")
-"""Long stories that need operators before the second elastic run takes these away; then what needs no API server, while the first
-one has it away."""
+EARLY = ("test_elastic", "reach_sshd", "doctor", "test_mpijob", "goes_on[pytorchjob]", "test_image")
+"""Long stories that need operators, before the second elastic run takes these away; then what needs docker alone, while the first
+elastic run has the API server away."""
 ARTEFACTS = Path(os.environ.get("KIND_ARTEFACTS", "dist/kind-artefacts"))
 
 
