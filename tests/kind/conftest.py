@@ -15,8 +15,8 @@ from tests.kind.turns import Parts
 
 HERE = Path(__file__).parent
 EARLY = ("test_elastic", "reach_sshd", "doctor", "test_mpijob", "goes_on[pytorchjob]", "test_image")
-"""Long stories that need operators, before the second elastic run takes these away; then what needs docker alone, while the first
-elastic run has the API server away."""
+"""Long stories that need operators, before the second elastic run takes these away; then what needs docker alone, while the
+first elastic run has the API server away."""
 ARTEFACTS = Path(os.environ.get("KIND_ARTEFACTS", "dist/kind-artefacts"))
 
 
