@@ -17,7 +17,7 @@ from trainer.tokens.order import Ids, share_of_rank
 from trainer.tokens.shards import TokenRows
 from trainer.tokens.tokenizer import TextEncoder
 from trainer.training.peers import Peers
-from trainer.training.validation import LossOf, held_out_batches
+from trainer.training.validation import LossOf, held_out_batches, weighed
 
 SHOWN = 3
 """Answers in the event."""
@@ -58,9 +58,11 @@ class AnswerMeasure:
             if self.peers.any(stop_requested()):
                 return None
         totals = np.array(self.peers.sum(sums.ravel().tolist())).reshape(sums.shape)
-        prompts, reward, tokens = totals.sum(axis=0).tolist()
+        # a prompt has a row of its own
+        held = [last - first for first, last in self.rows.info.rows_by_source.values()]
+        prompts, reward, tokens = weighed(totals, held).tolist()
         return AnswersJudged(
-            prompts=int(prompts),
+            prompts=int(totals[:, 0].sum()),
             reward=reward / prompts,
             by_source={name: _mean(*totals[place, :2]) for place, name in enumerate(sources)},
             answer_tokens=tokens / prompts,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from trainer.checkpoint.reading import Checkpoint
@@ -27,7 +28,7 @@ from trainer.training.peers import Peers, choose_device
 from trainer.training.precision import Numerics
 from trainer.training.pretrain import NextTokenLoss
 from trainer.training.stage import TrainingData
-from trainer.training.validation import Validator
+from trainer.training.validation import Validator, bits_per_byte_of
 from trainer.world import World
 
 
@@ -129,16 +130,14 @@ def _samples(bench: _Bench, loaded: LoadedModel) -> dict[str, str]:
 
 def _baselines(validator: Validator, ngrams: NgramModel) -> dict[str, dict[str, float]]:
     """Bits per byte of both baselines by source, on the validator's rows."""
-    names = list(validator.rows.info.rows_by_source)
-    sums = {name: [0.0, 0.0, 0.0] for name in names}
+    sums = {kind: np.zeros((len(validator.rows.info.rows_by_source), 3)) for kind in ("unigram", "bigram")}
     for source, ids in validator.batches():
         unigram, bigram, targets = ngrams.nats_of_rows(validator.rows, ids)
-        of_source = sums[names[source]]
-        of_source[0] += unigram
-        of_source[1] += bigram
-        of_source[2] += float(validator.bytes_per_id[targets].sum())
-    sums["all"] = [sum(values) for values in zip(*sums.values(), strict=True)]
-    return {
-        kind: {name: values[index] / math.log(2) / values[2] for name, values in sums.items() if values[2]}
-        for index, kind in enumerate(("unigram", "bigram"))
-    }
+        size_bytes = float(validator.bytes_per_id[targets].sum())
+        for kind, nats in (("unigram", unigram), ("bigram", bigram)):
+            sums[kind][source] += len(targets), nats, size_bytes
+    figures = {}
+    for kind, of_kind in sums.items():
+        by_source, together = bits_per_byte_of(of_kind, validator.rows)
+        figures[kind] = {name: bits for name, bits in {**by_source, "all": together}.items() if not math.isnan(bits)}
+    return figures

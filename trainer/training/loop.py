@@ -94,7 +94,7 @@ class TrainingLoop:
             self.meter.leave_out_time_since_step()
         with self.profiler() as step_is_done, garbage_collection_at_leisure():
             while self._begun < last_step:
-                if self._begun % self.validate_every == 0 and self._begun:
+                if self._begun % self.validate_every == 0:
                     self._validate()
                 self._step()
                 step_is_done()
