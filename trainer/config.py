@@ -150,7 +150,7 @@ class ValidationSection(Section):
     every_steps: PositiveInt = 500
     """Steps between two validations; there is always one after the last step."""
     max_rows_per_source: PositiveInt = 64
-    """Rows of each source, in its stored order; the same ones each time."""
+    """Rows of each source, spread over all of it; the same ones each time."""
 
 
 class CheckpointSection(Section):
@@ -217,7 +217,7 @@ class EvaluateSection(Section):
     """Held-out bits per byte of the trained model beside baselines fitted on the same training split, and tasks."""
 
     max_rows_per_source: PositiveInt | None = None
-    """Rows of each source; unset: all held-out rows."""
+    """Rows of each source, spread over all of it; unset: all held-out rows."""
     batch_rows: PositiveInt = 16
     """Rows in one forward pass."""
     tasks: tuple[EvaluationTask, ...] = ()

@@ -47,7 +47,7 @@ def config() -> Path:
         "precision": "fp32",
         "device": "cpu",
         "corpus": {"held_out": 0.03, "sources": sources},
-        "validation": {"every_steps": 100, "max_rows_per_source": 40},
+        "validation": {"every_steps": 100, "max_rows_per_source": 120},
         "checkpoint": {"every_steps": 10_000, "every_s": None},
         "tracking": {"log_every_steps": 50, "measure_peak": False},
     }
