@@ -92,7 +92,51 @@ def test_worlds_of_1_to_3_take_the_same_rows_and_lose_alike_from_one_checkpoint(
             there = runs.losses(undisturbed[kind], stage)[step]
             assert runs.losses(run, stage)[step] == pytest.approx(there, abs=1e-5), (size, step)
         for name in ("validated", "answers_validated", "preferences_validated", "answers_judged"):
-            assert len(runs.events(run, name, stage)) == 2 * bool(runs.events(undisturbed[kind], name, stage))
+            steps = [event["step"] for event in runs.events(run, name, stage)]
+            assert steps == ([0, STEPS, 14] if runs.events(undisturbed[kind], name, stage) else [])
+
+
+def _train_late(stage: str, config: str, signal_at: int) -> None:
+    """Train as on a GPU, where a step's outcome is read while the next one runs; a signal comes as step `signal_at` begins."""
+    import os
+
+    from trainer.cli import main
+    from trainer.training.loop import TrainingLoop
+
+    begin = TrainingLoop.__post_init__
+
+    def late(self: TrainingLoop) -> None:
+        self.reads_late = True
+        start_step = self.module.start_step
+
+        def start(step: int) -> None:
+            start_step(step)
+            if step == signal_at:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        self.module.start_step = start  # type: ignore[method-assign]
+        begin(self)
+
+    TrainingLoop.__post_init__ = late  # type: ignore[method-assign]
+    main([stage, "--config", config])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("signal_at", [5, 6])
+def test_a_signal_while_outcomes_are_read_late_loses_nothing_in_any_stage(
+    kind: str, signal_at: int, base: Path, undisturbed: dict[str, Path], small_data: Path, tmp_path: Path
+) -> None:
+    # grpo: steps 3 to 5 learn from answers of one model, which step 6 replaces
+    stage, config = config_of(kind, base, small_data, tmp_path)
+    run = tmp_path / "run"
+    first = ranks.start(_train_late, (stage, config, signal_at), tmp_path)
+    assert first.wait() == [143], first.text()
+    assert runs.newest_step(run, stage) == signal_at
+    second = ranks.start(_train_late, (stage, config, -1), tmp_path)
+    assert second.wait() == [0], second.text()
+    assert runs.state_of(run, STEPS, stage) == runs.state_of(undisturbed[kind], STEPS, stage)
+    assert runs.losses(run, stage) == runs.losses(undisturbed[kind], stage)
+    assert runs.rows_by_step(run, stage) == runs.rows_by_step(undisturbed[kind], stage)
 
 
 @pytest.mark.parametrize("kind", ["lora", "reward", "dpo"])

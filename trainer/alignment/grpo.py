@@ -81,10 +81,13 @@ class GrpoLoss(NextTokenLoss):
     def start_step(self, step: int) -> None:
         self._step = step
         writer = self._company.writer if self._company is not None else None
-        if writer is not None and step % self._section.updates_per_rollout == 0:
+        if writer is not None and self.replaces_kept(step):
             with torch.no_grad():
                 for theirs, ours in zip(writer.parameters(), self.model.parameters(), strict=True):
                     theirs.copy_(ours)
+
+    def replaces_kept(self, step: int) -> bool:
+        return self._section.updates_per_rollout > 1 and step % self._section.updates_per_rollout == 0
 
     def kept(self, step: int) -> dict[str, dict[str, Tensor]]:
         writer = self._company.writer if self._company is not None else None

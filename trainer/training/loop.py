@@ -113,6 +113,10 @@ class TrainingLoop:
     def _step(self) -> None:
         """Collective: one optimizer step, then what follows from its votes or from those of the step before."""
         step = self._begun
+        if self.module.replaces_kept(step):
+            self._take_in(but=0)
+            if self._votes.stop:
+                self._save_and_leave()
         rates = self._rates(step)
         self._pending.append((self.engine.finish_step(self._accumulate(step), rates), rates))
         self._begun += 1

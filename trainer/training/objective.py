@@ -30,6 +30,13 @@ class Objective(nn.Module):
     def start_step(self, step: int) -> None:
         """A step begins, on the weights as they are now."""
 
+    def replaces_kept(self, step: int) -> bool:
+        """Whether `start_step` overwrites what a checkpoint before this step would hold.
+
+        The loop then learns first what became of the steps before: one that was left off is saved with what it began with.
+        """
+        return False
+
     def kept(self, step: int) -> dict[str, dict[str, Tensor]]:
         """What a checkpoint after so many steps has to hold besides weights and optimizer: float32 tensors by file and name.
 
