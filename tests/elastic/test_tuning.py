@@ -149,6 +149,13 @@ def test_fsdp_on_two_processes_loses_as_ddp_on_one(
         assert runs.losses(run, stage)[step] == pytest.approx(runs.losses(undisturbed[kind], stage)[step], abs=1e-5), step
 
 
+def test_in_bf16_dpo_by_fsdp_begins_undecided(base: Path, small_data: Path, tmp_path: Path) -> None:
+    options = ("dpo.stop_after=2", "engine.kind=fsdp", "precision=bf16")
+    run = train("dpo", base, small_data, tmp_path, *options, world_size=2)
+    first = runs.events(run, "steps_done", "dpo")[0]
+    assert (first["figures"]["margin"], first["figures"]["kl"]) == (0.0, 0.0)
+
+
 def test_a_run_of_all_stages_on_two_processes_keeps_them_apart(small_data: Path, tmp_path: Path) -> None:
     from tests.support.data import write_config
 
