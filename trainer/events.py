@@ -270,10 +270,19 @@ class OrderChecked(TrainingEvent):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SinkFailed(Event):
-    """A sink raised and gets no more events; training goes on."""
+    """A sink raised. It is tried again, and gets what it missed; training goes on."""
 
     sink: str
     reason: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SinkRecovered(Event):
+    """A sink that failed works again. `lost_events` are those that no longer waited for it."""
+
+    sink: str
+    duration_s: float
+    lost_events: int
 
 
 @dataclass(frozen=True, slots=True)

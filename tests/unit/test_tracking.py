@@ -1,7 +1,12 @@
-"""Sinks: the event log heals, a failing sink is dropped and told, every event has its words or none on purpose."""
+"""Sinks: the event log heals, a failing sink is told and tried again, every event has its words or none on purpose."""
 
 import io
 import json
+import resource
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -9,13 +14,14 @@ from typing import Any, get_type_hints
 import pytest
 
 from trainer import events
+from trainer.config import WandbSection
 from trainer.errors import RunFolderError
 from trainer.events import EpochDone, Event, Record, StageStarted, StepsDone, Validated, read_events
 from trainer.files import locked
 from trainer.tracking.hub import Tracker
 from trainer.tracking.json_lines import JsonLines
 from trainer.tracking.terminal import Terminal, describe
-from trainer.tracking.wandb_sink import metrics
+from trainer.tracking.wandb_sink import Wandb, metrics
 
 ALL_EVENTS = [
     kind
@@ -84,32 +90,139 @@ def test_a_torn_last_line_is_closed_and_passed_over(tmp_path: Path) -> None:
 
 
 class Failing:
-    """A sink that fails from its second event on."""
+    """A sink that fails from its second event on, until it is mended."""
 
     name = "failing"
 
     def __init__(self) -> None:
         self.calls = 0
+        self.steps: list[int | None] = []
+        self.works = False
 
     def write(self, record: Record) -> None:
         self.calls += 1
-        if self.calls > 1:
+        if len(self.steps) > 0 and not self.works:
             raise ConnectionError("the server is gone")
+        self.steps.append(record.event.step)
 
     def close(self) -> None:
-        raise AssertionError("it was dropped")
+        return
 
 
-def test_a_failing_sink_is_dropped_and_told_to_the_others(tmp_path: Path) -> None:
-    failing = Failing()
-    tracker = Tracker("r", [failing, JsonLines(tmp_path / "events.jsonl")])
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def epoch(number: int) -> EpochDone:
+    return EpochDone(step=number, epoch=number, epoch_time_s=1.0)
+
+
+def told(path: Path) -> list[dict[str, Any]]:
+    return [record for _, record in read_events(path)]
+
+
+def test_a_failing_sink_is_told_once_and_gets_what_it_missed_when_it_works_again(tmp_path: Path) -> None:
+    failing, clock = Failing(), Clock()
+    tracker = Tracker("r", [failing, JsonLines(tmp_path / "events.jsonl")], clock=clock)
     for number in range(4):
-        tracker.emit(EpochDone(step=number, epoch=number, epoch_time_s=1.0))
+        tracker.emit(epoch(number))
+    assert failing.calls == 2  # it is not asked again before its time
+    for _ in range(3):
+        clock.now_s += 200
+        tracker.emit(epoch(9))
+    failing.works = True
+    tracker.emit(epoch(10))
+    assert failing.steps == [0]
+    clock.now_s += 60
+    tracker.emit(epoch(11))
     tracker.close()
-    records = [record for _, record in read_events(tmp_path / "events.jsonl")]
-    assert [record["event"] for record in records] == ["epoch_done", "sink_failed", *["epoch_done"] * 3]
-    assert records[1]["reason"] == "ConnectionError: the server is gone"
-    assert failing.calls == 2
+    assert [step for step in failing.steps if step is not None] == [0, 1, 2, 3, 9, 9, 9, 10, 11]
+    records = told(tmp_path / "events.jsonl")
+    assert [record["event"] for record in records if record["event"] != "epoch_done"] == ["sink_failed", "sink_recovered"]
+    assert records[2]["reason"] == "ConnectionError: the server is gone"
+    assert records[-1]["lost_events"] == 0
+
+
+def test_a_sink_that_fails_for_long_loses_the_oldest_events_and_says_how_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.tracking.hub.MOST_WAITING", 5)
+    failing, clock = Failing(), Clock()
+    tracker = Tracker("r", [failing, JsonLines(tmp_path / "events.jsonl")], clock=clock)
+    for number in range(10):
+        tracker.emit(epoch(number))
+    failing.works, clock.now_s = True, clock.now_s + 60
+    tracker.emit(epoch(10))
+    tracker.close()
+    assert failing.steps[:1] + [step for step in failing.steps[1:] if step is not None] == [0, 6, 7, 8, 9, 10]
+    assert told(tmp_path / "events.jsonl")[-1]["lost_events"] == 6  # five epochs, and the word on its own failure
+
+
+def test_an_event_log_on_a_full_disk_is_whole_again_when_there_is_space(tmp_path: Path) -> None:
+    path, clock, stream = tmp_path / "events.jsonl", Clock(), io.StringIO()
+    tracker = Tracker("r", [JsonLines(path), Terminal(stream)], clock=clock)
+    tracker.emit(epoch(0))
+    with limited_file_size(path.stat().st_size + 20):  # a part of the next line still fits
+        tracker.emit(epoch(1))
+        tracker.emit(epoch(2))
+    assert not path.read_bytes().endswith(b"\n")
+    clock.now_s += 5
+    tracker.emit(epoch(3))
+    tracker.close()
+    records = told(path)
+    assert [record["step"] for record in records if record["event"] == "epoch_done"] == [0, 1, 2, 3]
+    assert [record["event"] for record in records if record["event"] != "epoch_done"] == ["sink_failed", "sink_recovered"]
+    assert "events.jsonl takes no events: OSError: [Errno 27]" in stream.getvalue()
+    assert "events.jsonl takes events again after 5.0 s and has what it missed" in stream.getvalue()
+
+
+@contextmanager
+def limited_file_size(size_bytes: int) -> Iterator[None]:
+    """The kernel refuses to make any file of this process longer, as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
+
+
+def test_wandb_that_fails_at_first_is_reached_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
+
+    connect, calls = wandb.init, []
+
+    def init(**arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise ConnectionError("no route to the server")
+        return connect(**arguments)
+
+    monkeypatch.setattr(wandb, "init", init)
+    clock, path = Clock(), tmp_path / "events.jsonl"
+    section = WandbSection(enabled=True, mode="offline", deadline_s=60)
+    sink = Wandb(section, "name", "0123456789abcdef", tmp_path, {})
+    tracker = Tracker("r", [JsonLines(path), sink], clock=clock)
+    deadline = time.monotonic() + 60
+    while not any(record["event"] == "sink_recovered" for record in told(path)):
+        assert time.monotonic() < deadline
+        clock.now_s += 60
+        tracker.emit(epoch(1))
+        time.sleep(0.05)
+    tracker.close()
+    assert [record["sink"] for record in told(path) if record["event"] == "sink_failed"] == ["wandb"]
+    (log,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    while b"epoch_time" not in log.read_bytes():  # a process of wandb's writes it
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_charts_have_the_names_that_minimind_s_users_know() -> None:
@@ -162,8 +275,18 @@ def test_sinks_that_fail_at_the_same_event_do_not_stop_training(count: int, tmp_
     for _ in range(2):
         tracker.emit(EVENT)
     tracker.close()
-    told = [record.get("sink") for _, record in read_events(tmp_path / "events.jsonl") if record["event"] == "sink_failed"]
-    assert sorted(told) == [sink.name for sink in broken]
+    failed = [record["sink"] for record in told(tmp_path / "events.jsonl") if record["event"] == "sink_failed"]
+    assert sorted(failed) == [sink.name for sink in broken]
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_closing_raises_nothing_whichever_sinks_fail_at_it(place: int, tmp_path: Path) -> None:
+    sinks: list[Any] = [Broken("a", at_close=True), Broken("b", at_close=True), Broken("c")]
+    sinks.insert(place, JsonLines(tmp_path / "events.jsonl"))
+    tracker = Tracker("r", sinks)
+    tracker.emit(EVENT)
+    tracker.close()
+    assert told(tmp_path / "events.jsonl")[0]["event"] == "epoch_done"
 
 
 def test_a_sink_that_fails_at_closing_is_told_in_the_log_and_on_the_terminal(tmp_path: Path) -> None:
@@ -172,7 +295,7 @@ def test_a_sink_that_fails_at_closing_is_told_in_the_log_and_on_the_terminal(tmp
     tracker = Tracker("r", [JsonLines(tmp_path / "events.jsonl"), Terminal(stream), Broken("wandb", at_close=True)])
     tracker.emit(EVENT)
     tracker.close()
-    records = [record for _, record in read_events(tmp_path / "events.jsonl")]
+    records = told(tmp_path / "events.jsonl")
     assert [(record["event"], record.get("sink")) for record in records] == [("epoch_done", None), ("sink_failed", "wandb")]
-    assert "wandb gets no more events" in stream.getvalue()
-    assert "events.jsonl gets no more events" not in stream.getvalue()
+    assert "wandb takes no events" in stream.getvalue()
+    assert "events.jsonl takes no events" not in stream.getvalue()

@@ -4,7 +4,16 @@ from types import ModuleType
 from typing import Any
 
 from trainer.errors import ConfigError, MissingDependencyError
-from trainer.events import CheckpointFailed, CheckpointSaved, Record, StepsDone, StepSkipped, TrainingStarted, Validated
+from trainer.events import (
+    CheckpointFailed,
+    CheckpointSaved,
+    Record,
+    SinkFailed,
+    StepsDone,
+    StepSkipped,
+    TrainingStarted,
+    Validated,
+)
 
 _STEP_GAUGES = {
     "loss": "Nats per target token",
@@ -47,6 +56,7 @@ class Prometheus:
         self._skipped = client.Counter("steps_skipped", "Steps that were not finite", **options).labels(run_name)
         self._saved = client.Counter("checkpoints_saved", "Checkpoints on the disk", **options).labels(run_name)
         self._failed = client.Counter("checkpoints_failed", "Checkpoints that could not be written", **options).labels(run_name)
+        self._sinks_failed = client.Counter("sinks_failed", "Sinks that began to fail", **options).labels(run_name)
         try:
             self._server, self._thread = client.start_http_server(port, registry=registry)
         except OSError as error:
@@ -77,6 +87,8 @@ class Prometheus:
             self._saved.inc()
         elif isinstance(event, CheckpointFailed):
             self._failed.inc()
+        elif isinstance(event, SinkFailed):
+            self._sinks_failed.inc()
 
     def close(self) -> None:
         self._server.shutdown()

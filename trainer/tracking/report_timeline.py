@@ -23,6 +23,7 @@ from trainer.events import (
     RankKilled,
     Record,
     SinkFailed,
+    SinkRecovered,
     StageFinished,
     StageStarted,
     StepsDone,
@@ -135,7 +136,10 @@ def _told(group: Sequence[Event]) -> tuple[str, str, Tone]:
         case Failed() as event:
             return f"Failed with exit code {event.exit_code}", f"{event.kind}: {event.reason}", "bad"
         case SinkFailed() as event:
-            return f"Sink {event.sink} failed and gets no more events", event.reason, "bad"
+            return f"Sink {event.sink} failed and is tried again", event.reason, "bad"
+        case SinkRecovered() as event:
+            lost = f"{units.plural(event.lost_events, 'event')} lost" if event.lost_events else "nothing lost"
+            return f"Sink {event.sink} works again after {units.duration(event.duration_s)}", lost, "good"
         case event:
             return _told_of_training(event, len(group))
 

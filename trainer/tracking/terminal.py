@@ -25,6 +25,7 @@ from trainer.events import (
     RankKilled,
     Record,
     SinkFailed,
+    SinkRecovered,
     StageFinished,
     StageStarted,
     StepsDone,
@@ -163,7 +164,10 @@ def describe(event: Event) -> str | None:
         case Generated():
             return f"> {event.prompt}\n{event.text}\n"
         case SinkFailed():
-            return f"{event.sink} gets no more events: {event.reason}"
+            return f"{event.sink} takes no events: {event.reason}; it is tried again, and training goes on"
+        case SinkRecovered():
+            lost = f"; {event.lost_events} events are lost" if event.lost_events else " and has what it missed"
+            return f"{event.sink} takes events again after {units.duration(event.duration_s)}{lost}"
     return None
 
 

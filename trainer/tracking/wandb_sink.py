@@ -59,23 +59,41 @@ class Wandb:
         self._deadline_s = config.deadline_s
         self._queue: queue.Queue[Record | None] = queue.Queue(_QUEUE_EVENTS)
         self._error: Exception | None = None
-        self._thread = threading.Thread(target=self._work, name="wandb", daemon=True)
-        self._thread.start()
+        self._reconnecting = False
+        self._thread = self._started()
 
     def write(self, record: Record) -> None:
-        """Queue an event. Raises what wandb raised, if it did, and queue.Full when it lags far behind."""
-        if self._error is not None:
-            raise self._error
+        """Queue an event. Raises what wandb raised, if it did, and queue.Full when it lags far behind.
+
+        After an error a new thread connects anew; until it has, each call raises ConnectionError.
+        """
+        self._raise_error()
+        if self._reconnecting:
+            raise ConnectionError("wandb is not reached yet")
         self._queue.put_nowait(record)
 
     def close(self) -> None:
-        """Finish within a deadline."""
+        """Finish within a deadline; at once where wandb is not reached."""
+        self._raise_error()
+        if self._reconnecting:
+            return
         self._queue.put(None, timeout=self._deadline_s)
         self._thread.join(self._deadline_s)
         if self._error is not None:
             raise self._error
         if self._thread.is_alive():
             raise TimeoutError(f"wandb did not finish within {self._deadline_s:.0f} s")
+
+    def _started(self) -> threading.Thread:
+        thread = threading.Thread(target=self._work, name="wandb", daemon=True)
+        thread.start()
+        return thread
+
+    def _raise_error(self) -> None:
+        if self._error is not None:
+            error, self._error, self._reconnecting = self._error, None, True
+            self._thread = self._started()
+            raise error
 
     def _mode(self, wanted: str) -> str:
         if wanted != "auto":
@@ -87,6 +105,7 @@ class Wandb:
         try:
             settings = self._wandb.Settings(init_timeout=self._deadline_s, console="off", silent=True)
             run = self._wandb.init(settings=settings, **self._arguments)
+            self._reconnecting = False
             run.define_metric("*", step_metric="step")
             for stage in TRAINING_STAGES[1:]:
                 run.define_metric(f"{stage}/*", step_metric=f"{stage}/step")

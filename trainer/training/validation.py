@@ -5,8 +5,8 @@
 The end of a document is a target of zero bytes: predicting it is part of the task. Bytes do not depend on the tokenizer, so
 models with different vocabularies compare.
 
-Rows lie in a split longest document first, so a cap on rows takes one row from each of equal stretches of a source. The figure of
-all sources together weighs each by what it holds, not by what the cap let through: a ratio estimate over strata (Cochran,
+Rows lie in a split longest document first, so a cap on rows takes one row from each of equal stretches of a source. The figure
+of all sources together weighs each by what it holds, not by what the cap let through: a ratio estimate over strata (Cochran,
 Sampling Techniques, 1977, 6.10).
 
 Shapes: S sources, K figures that are summed.
@@ -109,8 +109,8 @@ def held_out_batches(rows: TokenRows, batch_rows: int, max_rows_per_source: int 
 def spread(num_rows: int, most: int | None) -> Ids:
     """At most so many of `num_rows` rows, one from each of equal stretches, always the same ones; sorted.
 
-    The place within a stretch is a hash of the stretch's number (splitmix64): a fixed place would fall in with a source whose rows
-    alternate.
+    The place within a stretch is a hash of the stretch's number (splitmix64): a fixed place would fall in with a source whose
+    rows alternate.
     """
     if most is None or num_rows <= most:
         return np.arange(num_rows)

@@ -1,9 +1,9 @@
 """FSDP2: weights, gradients and optimizer state lie in rows over the processes; PyTorch's fully_shard fetches each block's
 weights for its turn. Gradients are summed in the last micro-batch of a step.
 
-In bf16 a block's matrices travel and multiply in bf16, and nothing else is rounded: the residual stream, the rotary tables, norms and
-the embedding stay in fp32, as autocast leaves them in the other engines. One group of fully_shard has one type, so norms are kept
-whole by every process and their gradients travel with the step's counts: a thousandth of a percent of a model's weights.
+In bf16 a block's matrices travel and multiply in bf16, and nothing else is rounded: the residual stream, the rotary tables,
+norms and the embedding stay in fp32, as autocast leaves them in the other engines. One group of fully_shard has one type, so
+every process keeps norms whole, and their gradients travel with the counts: less than a thousandth of a model's weights.
 
 Every forward and backward pass is collective, so all processes run equally many: see `Engine.in_lockstep`.
 """
