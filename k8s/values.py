@@ -73,7 +73,7 @@ class RunFile(Part):
     grace_period_seconds: Annotated[int, Field(ge=10)] = 120
     """Time for saving between SIGTERM and SIGKILL."""
     watchdog_seconds: PositiveInt | None = 1800
-    """A run that tells nothing for this long is taken for hung and restarted; null: never."""
+    """A run that makes no progress for this long is taken for hung and restarted; null: never."""
     rendezvous: RendezvousPart = RendezvousPart()
     """How agents find each other."""
     mpi: MpiPart = MpiPart()

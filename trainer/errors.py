@@ -16,7 +16,7 @@
     |-- PeerLostError             1    another process of the run died or fell silent
     |-- BudgetError             75    the restart budget or a deadline is spent
     |-- NotReadyError          166    the other machines of the run cannot be found
-    |-- HungError              134    training told nothing for too long and was ended
+    |-- HungError              134    training made no progress for too long and was ended
     |-- KilledError            137    a signal asked us to stop, and there was no time to save
     `-- Preempted              143    a signal asked us to stop; the state is saved
 
@@ -98,7 +98,7 @@ class NotReadyError(TrainerError):
 
 
 class HungError(TrainerError):
-    """Training told nothing for too long and was ended; another start goes on from the last checkpoint."""
+    """Training made no progress for too long and was ended; another start goes on from the last checkpoint."""
 
     exit_code: ClassVar[int] = 134
     retry_helps: ClassVar[bool] = True

@@ -5,6 +5,7 @@ it is flushed. A reader therefore sees the old state or the new one, also after 
 disk go through `Disk`, so a test can fail or kill at each of them.
 """
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,6 +37,10 @@ _DISK_TROUBLE = {
 }
 
 
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+_NO_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+
+
 class Disk:
     """The operations that change a disk, one method each."""
 
@@ -53,6 +59,16 @@ class Disk:
 
     def rename(self, source: Path, target: Path) -> None:
         source.replace(target)
+
+    def exchange(self, one: Path, other: Path) -> bool:
+        """Let two paths change places in one act, as Linux can on most file systems; whether it did."""
+        rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        if rename is None:
+            return False
+        code: int = rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE)
+        if code != 0 and (number := ctypes.get_errno()) not in _NO_EXCHANGE:
+            raise OSError(number, os.strerror(number), str(other))
+        return code == 0
 
     def flush_folder(self, path: Path) -> None:
         handle = os.open(path, os.O_RDONLY)
@@ -113,6 +129,54 @@ class HashingWriter:
         self._file.close()
 
 
+class LineFile:
+    """A file that grows by whole lines: a kill or a full disk can tear at most the last one, and the next one ends it first."""
+
+    def __init__(self, path: Path) -> None:
+        """Opens the file and makes its folder. Raises StorageError."""
+        self._path = path
+        self._file: FileIO | None = None
+        with storage_errors(path):
+            self._open()
+
+    def append(self, line: bytes) -> None:
+        """Write a line, which has no end yet. Raises OSError; the file is opened anew at the next call, so it may come back."""
+        file = self._file or self._open()
+        data = line + b"\n"
+        try:
+            while data:  # a disk that is nearly full takes a part
+                data = data[file.write(data) :]
+        except OSError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the file."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+    def _open(self) -> FileIO:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        file = FileIO(self._path, "ab+")
+        try:
+            if _is_torn(file):
+                file.write(b"\n")
+        except BaseException:
+            file.close()
+            raise
+        self._file = file
+        return file
+
+
+def _is_torn(file: FileIO) -> bool:
+    """Whether the last line lacks its end."""
+    if file.seek(0, os.SEEK_END) == 0:
+        return False
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
+
+
 def partial_path(path: Path) -> Path:
     """The temporary name beside `path`."""
     return path.with_name(path.name + PARTIAL_SUFFIX)
@@ -146,10 +210,13 @@ def new_folder(path: Path, disk: Disk = DISK, *, keep_partial: bool = False) -> 
     """A folder that appears at `path` whole, when the block ends well, and not at all otherwise.
 
     The block fills the folder that it is given. With `keep_partial` that folder stays after an error or a kill, and the next
-    call is given it again, so that finished pieces need not be made twice. Raises StorageError.
+    call is given it again, so that finished pieces need not be made twice. A folder that was there before is replaced whole.
+    Raises StorageError.
     """
     partial = partial_path(path)
     with storage_errors(path):
+        if not path.exists() and _replaced(path).exists():  # a kill in `_replace`
+            disk.rename(_replaced(path), path)
         if partial.exists() and not keep_partial:
             disk.remove(partial)
         disk.make_folder(partial)
@@ -158,13 +225,38 @@ def new_folder(path: Path, disk: Disk = DISK, *, keep_partial: bool = False) -> 
             for folder in [*(path for path in partial.rglob("*") if path.is_dir()), partial]:
                 disk.flush_folder(folder)
             if path.exists():
-                disk.remove(path)
-            disk.rename(partial, path)
+                _replace(path, partial, disk)
+            else:
+                disk.rename(partial, path)
         except BaseException:
             if not keep_partial:
                 _remove_quietly(partial, disk)
             raise
         disk.flush_folder(path.parent)
+
+
+def _replace(path: Path, partial: Path, disk: Disk) -> None:
+    """Put a finished folder in another one's place. A kill leaves the one or the other.
+
+    Where the file system cannot exchange them (NFS), a kill between two renames leaves the old one as PATH.replaced, and the
+    next writer puts it back.
+    """
+    if disk.exchange(partial, path):
+        disk.flush_folder(path.parent)
+        disk.remove(partial)
+        return
+    disk.rename(path, _replaced(path))
+    try:
+        disk.rename(partial, path)
+    except OSError:
+        _replaced(path).replace(path)
+        raise
+    disk.flush_folder(path.parent)
+    disk.remove(_replaced(path))
+
+
+def _replaced(path: Path) -> Path:
+    return path.with_name(path.name + ".replaced")
 
 
 def record_of(path: Path) -> FileRecord:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from trainer.checkpoint.format import steps_in
 from trainer.config import TRAINING_STAGES, WRITING_STAGES, Config, StageName, TrainingStage
 from trainer.config_corpus import CorpusSection
+from trainer.cores import cores
 from trainer.corpus.finding import STANDARD_INPUT
 from trainer.corpus.phases import Surroundings
 from trainer.corpus.preparing import (
@@ -30,7 +31,6 @@ from trainer.corpus.preparing import (
     prepare,
     write_shard,
 )
-from trainer.elastic.cores import cores
 from trainer.elastic.finish import mark_finished, wait_until_finished
 from trainer.elastic.local import LocalRun
 from trainer.errors import BudgetError

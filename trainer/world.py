@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from trainer.errors import UsageError
+from trainer.heartbeat import UNWATCHED, Heartbeat
 
 _VARIABLES = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "TORCHELASTIC_RESTART_COUNT": "0"}
 
@@ -18,6 +19,8 @@ class World:
     restart: int = 0
     may_restart: bool = False
     """Under an agent that starts processes again."""
+    heartbeat: Heartbeat = UNWATCHED
+    """Where this process shows that it gets on."""
     shares_store: bool = False
     """Under a torchrun that may restart processes and shares its rendezvous store with them."""
 
@@ -31,7 +34,8 @@ class World:
         may_restart = environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
         shares_store = may_restart and environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         rank, size, local_rank, restart = map(int, values.values())
-        return World(rank, size, local_rank, restart, may_restart, shares_store)
+        heartbeat = Heartbeat.of(environment, local_rank)
+        return World(rank, size, local_rank, restart, may_restart, heartbeat, shares_store)
 
     @property
     def is_first(self) -> bool:

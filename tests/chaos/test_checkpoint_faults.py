@@ -3,6 +3,8 @@
 import errno
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -244,6 +246,39 @@ def test_the_newest_k_stay(tmp_path: Path) -> None:
         write_checkpoint(tmp_path / folder_name(step), tensors(1.0), manifest(step))
         remove_old(tmp_path, 3)
     assert steps_in(tmp_path) == [4, 5, 6]
+
+
+def test_damaged_checkpoints_do_not_count_among_those_that_stay(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        write_checkpoint(tmp_path / folder_name(step), tensors(float(step)), manifest(step))
+    for step in (2, 3):
+        damage_flip(tmp_path / folder_name(step) / MODEL_FILE, 0.9)
+    writer = CheckpointWriter(tmp_path, keep=2)
+    begin_save(writer, tensors(4.0), manifest(4))
+    writer.finish()
+    assert steps_in(tmp_path) == [1, 2, 3, 4]  # the second whole one is step 1
+    damage_flip(tmp_path / folder_name(4) / MODEL_FILE, 0.9)
+    assert newest_checkpoint(tmp_path, lambda _: None).manifest.state.step == 1  # type: ignore[union-attr]
+    for step in (5, 6):
+        begin_save(writer, tensors(float(step)), manifest(step))
+    writer.finish()
+    assert steps_in(tmp_path) == [5, 6]
+
+
+STUCK = """
+import os, sys, time
+from pathlib import Path
+from tests.chaos.test_checkpoint_faults import FaultyDisk, begin_save, manifest, tensors
+from trainer.checkpoint import writing
+writing.CLOSE_DEADLINE_S = 0.2
+writer = writing.CheckpointWriter(Path(sys.argv[1]), keep=2, disk=FaultyDisk(4, lambda: time.sleep(3600)))
+begin_save(writer, tensors(1.0), manifest(1))
+writer.close()
+"""
+
+
+def test_a_write_that_is_stuck_keeps_no_process_from_ending(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", STUCK, str(tmp_path)], check=True, timeout=60, cwd=Path(__file__).parents[2])
 
 
 def test_a_save_does_not_see_later_changes_of_the_tensors(tmp_path: Path) -> None:

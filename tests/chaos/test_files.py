@@ -28,8 +28,9 @@ from trainer.files import (
 class FaultyDisk(Disk):
     """Acts at its n-th operation, before carrying it out; n = 0 only counts."""
 
-    def __init__(self, at: int, act: Callable[[], None]) -> None:
+    def __init__(self, at: int, act: Callable[[], None], *, exchanges: bool = True) -> None:
         self.at = at
+        self.exchanges = exchanges
         self.act = act
         self.operations: list[tuple[str, Path | None]] = []
 
@@ -58,6 +59,10 @@ class FaultyDisk(Disk):
     def rename(self, source: Path, target: Path) -> None:
         self._before("rename", target)
         super().rename(source, target)
+
+    def exchange(self, one: Path, other: Path) -> bool:
+        self._before("exchange", other)
+        return self.exchanges and super().exchange(one, other)
 
     def flush_folder(self, path: Path) -> None:
         self._before("flush_folder", path)
@@ -163,6 +168,45 @@ def test_a_new_folder_is_there_whole_or_not_at_all_by_a_kill_at_any_operation(tm
         two_files(folder, Disk(), "next")
         assert texts(folder) == {"a": "next a", "b": "next b"}
         assert not partial_path(folder).exists()
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_folder_is_replaced_whole_or_not_at_all_by_a_kill_at_any_operation(exchanges: bool, tmp_path: Path) -> None:
+    disk = FaultyDisk(0, nothing, exchanges=exchanges)
+    for word in ("old", "new"):
+        two_files(tmp_path / "counted", disk, word)
+    count = len(disk.operations) - 10
+    assert ("exchange", tmp_path / "counted") in disk.operations
+    old, new = {"a": "old a", "b": "old b"}, {"a": "new a", "b": "new b"}
+    for at in range(1, count + 1):
+        folder = tmp_path / f"folder-{at}"
+        two_files(folder, Disk(), "old")
+        faulty = FaultyDisk(at, kill_myself, exchanges=exchanges)
+        assert in_a_child(lambda folder=folder, disk=faulty: two_files(folder, disk, "new")) == signal.SIGKILL
+        if exchanges:
+            assert texts(folder) in (old, new), at
+        else:  # between two renames the old one has another name
+            assert texts(folder if folder.exists() else folder.with_name(f"{folder.name}.replaced")) in (old, new), at
+        with pytest.raises(KeyError):
+            half_made(folder, keep_partial=False)
+        assert texts(folder) in (old, new), at
+        two_files(folder, Disk(), "next")
+        assert texts(folder) == {"a": "next a", "b": "next b"}
+        assert sorted(path.name for path in tmp_path.glob(f"folder-{at}*")) in (
+            [folder.name],
+            [folder.name, f"{folder.name}.replaced"],
+        )
+
+
+@pytest.mark.parametrize("exchanges", [True, False])
+def test_a_refused_operation_leaves_the_old_folder_or_the_new_one(exchanges: bool, tmp_path: Path) -> None:
+    old, new = {"a": "old a", "b": "old b"}, {"a": "new a", "b": "new b"}
+    for at in range(1, 11):
+        folder = tmp_path / f"folder-{at}"
+        two_files(folder, Disk(), "old")
+        with pytest.raises(StorageError):
+            two_files(folder, FaultyDisk(at, refuse(errno.ENOSPC), exchanges=exchanges), "new")
+        assert texts(folder) in (old, new), at
 
 
 def test_a_refused_operation_leaves_no_folder_and_nothing_half_made(tmp_path: Path) -> None:

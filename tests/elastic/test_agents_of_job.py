@@ -1,6 +1,7 @@
 """The container's entrypoint as an Indexed Job starts it: the store's host is lost, all are stopped, a run ends for good."""
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -95,6 +96,36 @@ def test_a_hang_ends_the_pod_with_134_and_a_pod_that_cannot_save_in_time_with_13
                 os.kill(rank, 0)
         assert elastic.failures == 1
     assert "was not saved within 2 s" in pod.message
+
+
+def test_a_full_disk_ends_no_run_and_what_it_kept_from_the_log_is_there_in_the_end(small_data: Path, tmp_path: Path) -> None:
+    config = elastic_config(tmp_path / "elastic", small_data)
+    with job("job", config, nodes="1", settings={"PRETRAIN_RUN_WATCHDOG_S": "6"}) as elastic:
+        pod = elastic.start(0)
+        elastic.wait_for_round(0, world=1)
+        elastic.wait_for_steps(5)
+        rank = elastic.newest_pids[0]
+        # the kernel makes no file of this process any longer, as on a full disk: events, sample log, checkpoints
+        _, hard = resource.prlimit(rank, resource.RLIMIT_FSIZE)
+        resource.prlimit(rank, resource.RLIMIT_FSIZE, (1, hard))
+        before = runs.last_step(elastic.run)
+        started = time.monotonic()
+        elastic.wait_for(lambda: time.monotonic() - started > 10)
+        assert runs.last_step(elastic.run) <= before + 1
+        resource.prlimit(rank, resource.RLIMIT_FSIZE, (hard, hard))
+        elastic.wait_for(lambda: bool(runs.events(elastic.run, "sink_recovered")))
+        elastic.wait_for_steps(5)
+        pod.terminate()
+        assert pod.wait() == 143, elastic.text()
+        assert elastic.failures == 0, elastic.text()
+        assert len(elastic.worlds()) == 1
+        last = runs.last_step(elastic.run)
+        assert sorted(runs.losses(elastic.run)) == list(range(1, last + 1))
+        rows = runs.rows_by_step(elastic.run)
+        assert last > before + 20
+        assert sorted(rows) == list(range(len(rows)))
+        assert len(rows) in (last, last + 1)  # the one under way at the signal was left off
+        assert runs.events(elastic.run, "checkpoint_failed")
 
 
 def test_a_wrong_variable_or_option_ends_with_2_and_a_volume_that_fails_with_a_code_that_is_started_again(

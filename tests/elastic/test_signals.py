@@ -46,7 +46,7 @@ def _train_with_signal(phase: str, number: int, rank: str, config: str) -> None:
         "warm-up": (DataParallel, "start_step", 1),
         "accumulation": (NextTokenLoss, "forward", 4 * 9 + 2 if rank == "0" and "RANK" not in os.environ else 2 * 9 + 2),
         "update": (DataParallel, "finish_step", 9),
-        "evaluation": (Validator, "_nats_and_bytes", 2),
+        "evaluation": (Validator, "measure", 2),  # the first one is before the first step
         "saving": (CheckpointWriter, "save", 2),
         "writing": (Disk, "flush", 4),
     }[phase]

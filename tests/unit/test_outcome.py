@@ -1,11 +1,12 @@
 """What the entrypoint makes of events, lines and names."""
 
 import io
+import re
 from pathlib import Path
 
 import pytest
 
-from trainer.elastic.cores import cores
+from trainer.cores import cores
 from trainer.elastic.names import wait_for_names
 from trainer.elastic.outcome import ProcessEnd, Progress, Tracebacks, error_of, lacks_group, one_line, root_cause
 from trainer.elastic.output import Output
@@ -145,7 +146,30 @@ def test_a_log_that_cannot_be_written_does_not_stop_the_lines(tmp_path: Path) ->
         output.write(f"line {number}")
     text = console.getvalue().decode()
     assert "line 2" in text
-    assert text.count("logging only to standard output") == 1
+    assert text.count("until it works again, lines go here alone") == 1
+
+
+def test_a_log_that_failed_goes_on_when_it_can_be_written_and_says_what_it_lacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.elastic.output._RETRY_S", 0.0)
+    log = tmp_path / "w.log"
+    log.symlink_to("/dev/full")
+    output = Output("w", log, io.BytesIO())
+    output.open()
+    for number in range(3):
+        output.write(f"line {number}")
+    log.unlink()
+    output.write("line 3")
+    output.close()
+    assert log.read_text() == "\n[w] trainer: 3 lines are missing here\n[w] line 3\n"
+
+
+def test_there_is_one_way_to_count_cores() -> None:
+    root = Path(__file__).parents[2]
+    files = [*(root / "trainer").rglob("*.py"), *(root / "k8s").rglob("*.py")]
+    words = re.compile(r"cpu_count|sched_getaffinity|process_cpu_count")
+    assert [file.name for file in files if words.search(file.read_text(encoding="utf-8"))] == ["cores.py"]
 
 
 def test_cores_are_the_container_s_and_not_the_node_s(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from trainer.checkpoint.format import CheckpointManifest, TrainingState
 from trainer.checkpoint.writing import CheckpointWriter
 from trainer.config import Config
 from trainer.config_loading import load_config
+from trainer.cores import cores
 from trainer.corpus.preparing import prepare
 from trainer.corpus.store import read_documents
 from trainer.events import CheckpointSaved
@@ -156,14 +157,9 @@ def _peak_tflops(peers: Peers, numerics: Numerics) -> float:
         return peers.sum([max(matmul_tflops(peers.device, numerics.dtype) for _ in range(5))])[0]
     peak = 0.0
     if peers.world.is_first:
-        torch.set_num_threads(num_cores())
+        torch.set_num_threads(cores())
         peak = max(matmul_tflops(peers.device, numerics.dtype) for _ in range(5))
     return peers.sum([peak])[0]
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class _Race:
@@ -242,7 +238,7 @@ class _Race:
         alone = entry.processes == 1
         if alone and not self._peers.world.is_first:
             return
-        torch.set_num_threads(max(1, num_cores() // entry.processes))
+        torch.set_num_threads(max(1, cores() // entry.processes))
         config = load_overrides(self._config, entry.settings)
         if entry.name == PLAIN:
             self._loops[entry.name] = PlainLoop(config, self._folder, self._data, self._peers.device)
@@ -257,7 +253,7 @@ class _Race:
         started = time.perf_counter()
         turn = Turn(0, 0, 0.0)
         if entry.name in self._loops:
-            torch.set_num_threads(max(1, num_cores() // entry.processes))
+            torch.set_num_threads(max(1, cores() // entry.processes))
             turn = self._loops[entry.name].turn()
         self._peers.any(False)
         return turn, time.perf_counter() - started

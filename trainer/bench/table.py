@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from trainer import __version__
-from trainer.bench.measuring import PresetFigures, measure_preset, num_cores
+from trainer.bench.measuring import PresetFigures, measure_preset
+from trainer.cores import cores
 from trainer.training.engines.making import group_of_engines
 from trainer.training.peers import choose_device, joined
 from trainer.world import World
@@ -95,7 +96,7 @@ def describe_machine(world: World) -> dict[str, str]:
     return {
         "device": device,
         "cpu": torch.backends.cpu.get_cpu_capability(),
-        "cores": str(num_cores()),
+        "cores": str(cores()),
         "processes": str(world.size),
         "torch": torch.__version__,
         "python": platform.python_version(),

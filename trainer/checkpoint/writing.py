@@ -20,12 +20,16 @@ from trainer.checkpoint.format import (
     safetensors_header,
     steps_in,
 )
+from trainer.checkpoint.reading import is_whole
 from trainer.errors import StorageError, TrainerError
 from trainer.events import CheckpointFailed, CheckpointSaved
 from trainer.files import DISK, PARTIAL_SUFFIX, Disk, HashingWriter, new_folder, partial_path, write_json
 
 WRITE_DEADLINE_S = 600.0
 """A write that takes longer is given up: the disk hangs."""
+
+CLOSE_DEADLINE_S = 20.0
+"""A process that ends for an error waits this long for a write; below the time that an agent leaves it."""
 
 Tensors = Mapping[str, Tensor]
 
@@ -39,6 +43,7 @@ class CheckpointWriter:
         self._disk = disk
         self._staged: dict[str, dict[str, Tensor]] = {}
         self._thread: threading.Thread | None = None
+        self._verdicts: dict[int, bool] = {}
         self._outcomes: list[CheckpointSaved | CheckpointFailed] = []
         self._error: TrainerError | None = None
 
@@ -62,7 +67,10 @@ class CheckpointWriter:
         started = time.monotonic()
         staged = self._stage(shapes, tensors)
         stall_s = time.monotonic() - started
-        self._thread = threading.Thread(target=self._write, args=(staged, manifest(), stall_s), name="checkpoint-writer")
+        # a daemon: a write that is stuck in the kernel must not keep the process from ending
+        self._thread = threading.Thread(
+            target=self._write, args=(staged, manifest(), stall_s), name="checkpoint-writer", daemon=True
+        )
         self._thread.start()
 
     def wait(self) -> None:
@@ -81,6 +89,11 @@ class CheckpointWriter:
         self.wait()
         if self._error is not None:
             raise self._error
+
+    def close(self) -> None:
+        """Give a write that is under way a little time to end; a process that leaves with an error cannot wait for more."""
+        if self._thread is not None:
+            self._thread.join(CLOSE_DEADLINE_S)
 
     def outcomes(self) -> list[CheckpointSaved | CheckpointFailed]:
         """Events of saves that ended since the last call."""
@@ -109,14 +122,21 @@ class CheckpointWriter:
             self._outcomes.append(CheckpointFailed(step=step, reason=str(self._error)))
             return
         self._error = None
+        self._verdicts[step] = True
         write_s = time.monotonic() - started
         self._outcomes.append(
             CheckpointSaved(step=step, path=str(path), size_bytes=size_bytes, stall_s=stall_s, write_s=write_s)
         )
         try:
-            remove_old(self._folder, self._keep, self._disk)
+            remove_old(self._folder, self._keep, self._disk, self._is_whole)
         except OSError as error:
             self._outcomes.append(CheckpointFailed(step=step, reason=f"saved, but an older one could not be removed: {error}"))
+
+    def _is_whole(self, step: int) -> bool:
+        """Whether a checkpoint matches its manifest. Each is verified once, about 1 s per GB, and not those of this process."""
+        if step not in self._verdicts:
+            self._verdicts[step] = is_whole(self._folder / folder_name(step))
+        return self._verdicts[step]
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensors], manifest: CheckpointManifest, disk: Disk = DISK) -> int:
@@ -139,12 +159,18 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensors], manifest: Check
     return sum(file.size_bytes for file in files.values())
 
 
-def remove_old(folder: Path, keep: int, disk: Disk = DISK) -> None:
-    """Remove all but the newest checkpoints, and what interrupted writes left behind.
+def remove_old(folder: Path, keep: int, disk: Disk = DISK, whole: Callable[[int], bool] | None = None) -> None:
+    """Remove what is older than the newest `keep` whole checkpoints, and what interrupted writes left behind.
 
-    A folder loses its name before its files, so that half of one never looks like a checkpoint.
+    Damaged ones do not count: `whole` tells of a step whether its checkpoint matches its manifest. A folder loses its name
+    before its files, so that half of one never looks like a checkpoint.
     """
-    for step in steps_in(folder)[:-keep]:
+    whole = whole or (lambda step: is_whole(folder / folder_name(step)))
+    kept = 0
+    for step in reversed(steps_in(folder)):
+        if kept < keep:
+            kept += whole(step)
+            continue
         path = folder / folder_name(step)
         disk.rename(path, partial_path(path))
     for leftover in folder.glob(f"*{PARTIAL_SUFFIX}"):

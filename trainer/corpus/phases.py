@@ -2,7 +2,6 @@
 
 import hashlib
 import multiprocessing
-import os
 import signal
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import IO, Any
 
 from trainer.config_corpus import CorpusSection
 from trainer.config_section import canonical_json
+from trainer.cores import cores
 from trainer.corpus.assembling import assemble
 from trainer.corpus.cleaning import CleanJob, clean_unit, unit_key
 from trainer.corpus.deduplicating import Units, find_duplicates
@@ -292,7 +292,7 @@ def _num_workers(config: CorpusSection, num_units: int, size_bytes: int) -> int:
 
 
 def _num_cores(config: CorpusSection) -> int:
-    return config.workers or len(os.sched_getaffinity(0))
+    return config.workers or cores()
 
 
 @contextmanager

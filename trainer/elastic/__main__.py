@@ -15,8 +15,8 @@ from pathlib import Path
 
 from trainer.config import Config
 from trainer.config_loading import load_config
+from trainer.cores import cores
 from trainer.elastic.child import adopt_orphans
-from trainer.elastic.cores import cores
 from trainer.elastic.mpi import HOSTFILE, MpiRank, hosts_of, run_rank
 from trainer.elastic.outcome import one_line
 from trainer.elastic.output import Output

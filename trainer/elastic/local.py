@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.config import KillSpec, LaunchSection
+from trainer.cores import cores
 from trainer.elastic.child import end_with_parent
 from trainer.elastic.outcome import error_of
 from trainer.errors import BudgetError
@@ -20,6 +21,8 @@ from trainer.tracking.hub import Tracker
 POLL_S = 0.2
 STOP_DEADLINE_S = 60.0
 """Processes that were asked to stop get this long to save."""
+_AGENT_S = 10.0
+"""torchrun gets this much longer to see its processes end."""
 
 DISABLE_SHARED_STORE = "TORCH_DISABLE_SHARE_RDZV_TCP_STORE"
 """Set to 1, or an agent that joins or replaces another hangs: torch's rank 0 keeps the store address of the first round and
@@ -31,9 +34,13 @@ SHARED_STORE_HINT = (
 )
 
 
-def elastic_environment(environment: Mapping[str, str], threads: int) -> dict[str, str]:
-    """The environment in which torchrun has to start."""
-    return {"OMP_NUM_THREADS": str(threads), **environment, DISABLE_SHARED_STORE: "1"}
+def elastic_environment(environment: Mapping[str, str], threads: int, save_s: float = STOP_DEADLINE_S) -> dict[str, str]:
+    """The environment in which torchrun has to start. `save_s`: what its processes get to save after a signal.
+
+    torch would kill them after 30 s (pytorch#68258).
+    """
+    timeout = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, int(save_s)))}
+    return {"OMP_NUM_THREADS": str(threads), **environment, DISABLE_SHARED_STORE: "1"} | timeout
 
 
 def torchrun_command(launch: LaunchSection, arguments: Sequence[str]) -> list[str]:
@@ -61,8 +68,7 @@ class LocalRun:
 
     def run(self, environment: Mapping[str, str]) -> None:
         """Until training is over. Raises the error that the processes ended with; a signal to us stops them, saved."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        threads = self._launch.threads_per_process or max(1, cores // self._launch.processes)
+        threads = self._launch.threads_per_process or max(1, cores() // self._launch.processes)
         command = torchrun_command(self._launch, self._arguments)
         process = subprocess.Popen(
             command, env=elastic_environment(environment, threads), start_new_session=True, preexec_fn=end_with_parent
@@ -104,7 +110,7 @@ class LocalRun:
             return
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(STOP_DEADLINE_S)
+            process.wait(STOP_DEADLINE_S + _AGENT_S)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(STOP_DEADLINE_S)

@@ -7,6 +7,7 @@ log a line stands as it was written; of a pod that writes much, the newest 50 to
 import re
 import sys
 import threading
+import time
 from collections import deque
 from contextlib import suppress
 from pathlib import Path
@@ -16,12 +17,14 @@ from trainer.files import storage_errors
 
 MOST_BYTES = 50_000_000
 _LAST_LINES = 60
+_RETRY_S = 10.0
+"""Before a log that could not be written is opened again."""
 _MPI_TAG = re.compile(r"^\[[^\]\s]*,(\d+)\]<std(?:out|err)>: ?")
 """`mpirun --tag-output`: `[JOB,RANK]<stdout>:`."""
 
 
 class Output:
-    """Takes in lines from any thread. A log that cannot be written is given up; the lines still go to standard output."""
+    """Takes in lines from any thread. A log that cannot be written is tried again; the lines still go to standard output."""
 
     def __init__(self, pod: str, log: Path | None, console: IO[bytes] | None = None, most_bytes: int = MOST_BYTES) -> None:
         self._pod = pod
@@ -31,6 +34,8 @@ class Output:
         self._lock = threading.Lock()
         self._file: IO[bytes] | None = None
         self._size_bytes = 0
+        self._next_try: float | None = None
+        self._missing = 0
         self.last: deque[str] = deque(maxlen=_LAST_LINES)
         """The newest lines."""
 
@@ -45,6 +50,7 @@ class Output:
         """No more lines go to the log."""
         with self._lock:
             self._end_file()
+            self._next_try = None
 
     def is_of_process(self, line: str) -> bool:
         """Whether a training process wrote it, and not the agent."""
@@ -71,18 +77,38 @@ class Output:
             return
 
     def _write_log(self, data: bytes) -> None:
-        if self._file is None or self._path is None:
+        file = self._opened()
+        if file is None or self._path is None:
             return
         try:
             if self._size_bytes + len(data) > self._most_bytes:
-                self._file.close()
+                file.close()
                 self._path.replace(self._path.with_name(self._path.name + ".1"))
-                self._start_file(self._path)
-            self._file.write(data)
+                file = self._start_file(self._path)
+            file.write(data)
             self._size_bytes += len(data)
         except OSError as error:
             self._end_file()
-            self._write_console(f"[{self._pod}] trainer: {self._path}: {error}; logging only to standard output\n".encode())
+            self._next_try, self._missing = time.monotonic() + _RETRY_S, 1
+            self._write_console(
+                f"[{self._pod}] trainer: {self._path}: {error}; until it works again, lines go here alone\n".encode()
+            )
+
+    def _opened(self) -> IO[bytes] | None:
+        """The log, if there is one. A log that failed is opened anew when its time has come, and says what it lacks."""
+        if self._file is not None or self._path is None or self._next_try is None:
+            return self._file
+        if time.monotonic() >= self._next_try:
+            try:
+                file = self._start_file(self._path)
+                file.write(f"\n[{self._pod}] trainer: {self._missing} lines are missing here\n".encode())
+                self._next_try = None
+                return file
+            except OSError:
+                self._end_file()
+                self._next_try = time.monotonic() + _RETRY_S
+        self._missing += 1
+        return None
 
     def _end_file(self) -> None:
         if self._file is not None:
@@ -90,9 +116,10 @@ class Output:
                 self._file.close()
             self._file = None
 
-    def _start_file(self, path: Path) -> None:
-        self._file = path.open("ab", buffering=0)
+    def _start_file(self, path: Path) -> IO[bytes]:
+        self._file = file = path.open("ab", buffering=0)
         self._size_bytes = path.stat().st_size
+        return file
 
 
 def tagged(line: str, pod: str) -> str:

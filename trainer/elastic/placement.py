@@ -137,10 +137,9 @@ class Agent:
         ]  # fmt: skip
 
     def environment(self, environment: Mapping[str, str], threads: int) -> dict[str, str]:
-        """Without what an operator says to other programs. torch would kill saving processes after 30 s (pytorch#68258)."""
+        """Without what an operator says to other programs."""
         kept = {name: value for name, value in environment.items() if not name.startswith("PET_") and name not in _MINE_ALONE}
-        timeout = {"TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(max(1, int(self.grace_s)))}
-        return elastic_environment(kept, threads) | timeout | {"PYTHONUNBUFFERED": "1"}
+        return elastic_environment(kept, threads, self.grace_s) | {"PYTHONUNBUFFERED": "1"}
 
 
 def placement_of(settings: Settings, environment: Mapping[str, str], hosts: Sequence[str]) -> Agent | MpiLauncher | MpiRank:

@@ -114,7 +114,7 @@ class Settings:
     """How long to wait for enough pods."""
     dns_timeout_s: float
     watchdog_s: float | None
-    """Training that tells nothing for this long is ended; above the longest validation and compilation."""
+    """Training that makes no progress for this long is ended; above the longest micro-batch and compilation."""
 
     @property
     def budget(self) -> Path:

@@ -11,10 +11,11 @@ whole run, ends an agent that must not go on, and starts another where an agent 
     the agent ended otherwise                     one failure, another agent
     failures or time of the run are spent         the end: BudgetError, on all pods and at each later start
     a signal to this pod                          the end: Preempted once saved, KilledError after the grace period
-    nothing told while training for watchdog_s    one failure and the end: HungError; a new pod may get a better machine
+    no progress while training for watchdog_s     one failure and the end: HungError; a new pod may get a better machine
 """
 
 import queue
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -31,6 +32,7 @@ from trainer.elastic.placement import Placement
 from trainer.elastic.settings import Settings
 from trainer.errors import HungError, KilledError, NotReadyError, Preempted, StorageError, TrainerError, UsageError
 from trainer.events import read_events
+from trainer.heartbeat import VARIABLE, Pulse
 from trainer.run_folder import RunFolder
 from trainer.signals import StopRequest
 
@@ -44,6 +46,8 @@ _DEAF_S = 3.0
 """An agent that waits for others within torch hears no signal; without processes of its own it has nothing to save."""
 _TOLD_S = 10.0
 """Another machine's last event may take this long to be seen through a network file system."""
+_STEP = re.compile(r"\bstep [\d,]+\b")
+"""In a line of a training process: steps or a measure were told."""
 _PAUSES_S = (0.5, 1.0, 2.0, 5.0, 10.0)
 """Before another agent, by how many have ended since a round began."""
 
@@ -79,7 +83,8 @@ class Supervisor:
         self._attempts = 0
         self._forgiven_round = -1
         now = time.monotonic()
-        self._told_at = self._volume_at = self._clock_at = now
+        self._progress_at = self._volume_at = self._clock_at = now
+        self._pulse: Pulse | None = None
         self._alone_since: float | None = None
         self._signalled_at: float | None = None
         self._takes_part = False
@@ -100,7 +105,7 @@ class Supervisor:
         try:
             while not self._is_over():
                 wait_for_names(self._placement.names, self._names_timeout_s(), self._stop.raise_if_requested)
-                self._attempt(self._placement.environment(environment, threads))
+                self._attempt(self._placement.environment(environment, threads) | self._watched())
         except TrainerError:
             self._on_volume(lambda: self._budget.note_life(self._progress.rounds, running=False))
             raise
@@ -138,6 +143,16 @@ class Supervisor:
             self._alone_since = None
         self._judge(code, started if self._progress.rounds == rounds else time.monotonic())
 
+    def _watched(self) -> dict[str, str]:
+        """A new file in which this machine's processes show progress, and the variable that names it."""
+        try:
+            self._pulse = Pulse(self._scratch / "heartbeat", self._placement.processes)
+        except OSError as error:
+            self._pulse = None
+            self._output.say(f"{error}; the watchdog goes by what the processes tell")
+            return {}
+        return {VARIABLE: str(self._pulse.path)}
+
     def _names_timeout_s(self) -> float:
         """The pod that hosts the store may be replaced, and waits for a machine like any other."""
         settings = self._settings
@@ -147,6 +162,8 @@ class Supervisor:
         """In the reading thread."""
         for ready in [line] if self._output.is_of_process(line) else self._tracebacks.take(line):
             self._output.write(ready)
+        if self._output.is_of_process(line) and _STEP.search(line):
+            self._progress_at = time.monotonic()
         end = ProcessEnd.in_line(line)
         if end is not None:
             self._ends.put(end)
@@ -176,7 +193,7 @@ class Supervisor:
         for offset, record in read_events(self._folder.events, self._offset):
             self._offset = offset
             self._progress.take(record)
-            self._told_at = time.monotonic()
+            self._progress_at = time.monotonic()
         if self._progress.rounds > rounds:
             self._attempts = 0
             self._on_volume(lambda: self._budget.note_life(self._progress.rounds, running=True))
@@ -257,10 +274,13 @@ class Supervisor:
         raise Preempted(f"{name}: stopped, and nothing is lost; start again to go on")
 
     def _watch_for_hang(self, now: float) -> None:
+        """Progress is what the processes do: their events may have no way to the volume, which ends no healthy run."""
+        if self._pulse is not None and self._pulse.moved():
+            self._progress_at = now
         watchdog_s = self._settings.watchdog_s
-        if watchdog_s is None or not self._progress.training or now - self._told_at < watchdog_s:
+        if watchdog_s is None or not self._progress.training or now - self._progress_at < watchdog_s:
             return
-        reason = f"training told nothing for {watchdog_s:.0f} s and was ended"
+        reason = f"training made no progress for {watchdog_s:.0f} s and was ended"
         self._note_failure(reason)
         raise HungError(f"{reason}; the next start goes on from the last checkpoint")
 

@@ -6,7 +6,6 @@ The bytes written do not depend on the number of processes.
 
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial as partial_call
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.config import TokenizerSection, TokensSection
+from trainer.cores import cores
 from trainer.corpus.normalising import fingerprint
 from trainer.corpus.store import SPLITS, Part, Split, read_documents, read_part
 from trainer.corpus.store import read_manifest as read_corpus
@@ -130,7 +130,7 @@ def _encode_parts(
     done_bytes = 0
     results: dict[str, tuple[Shard, dict[str, StoredFile]]] = {}
     jobs = [(part, corpus, encoder.file, folder) for part in parts]
-    workers = min(workers or len(os.sched_getaffinity(0)), len(parts))
+    workers = min(workers or cores(), len(parts))
     # spawn: the caller may have threads (progress bars, torch), which a forked child would inherit in mid-flight
     with multiprocessing.get_context("spawn").Pool(workers) if workers > 1 else _Here() as pool:
         for part, (shard, files) in zip(parts, pool.imap(_encode_part, jobs), strict=True):

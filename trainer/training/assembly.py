@@ -89,7 +89,7 @@ def train(
         _lock_of_first(folder, world),
     ):
         loop = _make_loop(stage, config, folder, data, order, peers, tracker, stop)
-        with closing(loop.loader), closing(loop.engine):
+        with closing(loop.loader), closing(loop.engine), closing(loop.writer) if loop.writer is not None else nullcontext():
             return loop.run(), order
 
 

@@ -146,6 +146,7 @@ class TrainingLoop:
         targets = 0
         micro_batches = self.loader.micro_batches(step)
         while (micro := self._next(micro_batches)) is not None:
+            self.peers.world.heartbeat.beat()
             if self.stop.requested and not self.engine.in_lockstep:
                 return Share(loss_sum, 0, stop=True, aborted=True, figures=figures)
             if self.sample_log is not None and micro.number is not None:
@@ -217,13 +218,18 @@ class TrainingLoop:
         self.module.eval()
         for measure in self.measures:
             in_lockstep = self.engine.in_lockstep
-            found = measure.measure(self.engine.loss, lambda: self.stop.requested, in_lockstep=in_lockstep)
+            found = measure.measure(self.engine.loss, self._is_stopped, in_lockstep=in_lockstep)
             if found is None:
                 self._save_and_leave()
             else:
                 self.tracker.emit(found, step=self.state.step)
         self.module.train()
         self.meter.leave_out_time_since_step()
+
+    def _is_stopped(self) -> bool:
+        """Whether a stop is asked for; measures ask between their batches."""
+        self.peers.world.heartbeat.beat()
+        return self.stop.requested
 
     def _save_is_due_by_clock(self) -> bool:
         every_s = self.checkpointing.every_s

@@ -7,30 +7,44 @@ attempt, from the weights before them; the last attempt at a step is the one tha
 """
 
 import json
-from collections import Counter
+import sys
+from collections import Counter, deque
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 
-from trainer.files import storage_errors
+from trainer.files import LineFile
 from trainer.tokens.order import Ids, Order
+
+_MOST_WAITING = 100_000
+"""Lines that a full disk may keep waiting; beyond, the oldest are lost, which `check_order` then tells as skipped rows."""
 
 
 class SampleLog:
-    """One process's part of the log."""
+    """One process's part of the log. Training does not end for its trouble: lines wait until the disk takes them."""
 
     def __init__(self, run_folder: Path, attempt: int, rank: int) -> None:
-        path = run_folder / "sample_log" / f"attempt-{attempt:04d}" / f"rank-{rank:05d}.jsonl"
-        with storage_errors(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file: IO[str] = path.open("a", encoding="utf-8")
+        """Raises StorageError if there is no place for the file."""
+        self._path = run_folder / "sample_log" / f"attempt-{attempt:04d}" / f"rank-{rank:05d}.jsonl"
+        self._file = LineFile(self._path)
+        self._waiting: deque[bytes] = deque(maxlen=_MOST_WAITING)
+        self._fails = False
 
     def write(self, step: int, micro_batch: int, rows: Ids) -> None:
         """Note a micro-batch that is about to be computed."""
-        self._file.write(json.dumps({"step": step, "micro_batch": micro_batch, "rows": rows.tolist()}) + "\n")
-        self._file.flush()
+        self._waiting.append(json.dumps({"step": step, "micro_batch": micro_batch, "rows": rows.tolist()}).encode())
+        try:
+            while self._waiting:
+                self._file.append(self._waiting[0])
+                self._waiting.popleft()
+            self._fails = False
+        except OSError as error:
+            first, self._fails = not self._fails, True
+            with suppress(OSError):  # standard error may be a file on the same disk
+                if first:
+                    print(f"{self._path}: {error.strerror}; tried again while training goes on", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Close the file."""
