@@ -1,7 +1,8 @@
 """The base of every config section: frozen, closed, and with an identity.
 
 The identity of a section is what of it determines a run's result, as plain values. A field that does not (where a run works,
-how it is watched) is made with `unidentified`, or carries NOT_IDENTITY, and stays out of it.
+how it is watched) is made with `unidentified`, or carries NOT_IDENTITY, and stays out of it. A field that a release adds is
+made with `added_later`: at its default it stays out, so a run file from before keeps its hash.
 """
 
 import json
@@ -20,6 +21,11 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_leng
 def unidentified(default: Any) -> Any:
     """A field with a default that is not part of the run's identity."""
     return Field(default=default, json_schema_extra=dict(NOT_IDENTITY))
+
+
+def added_later(default: Any) -> Any:
+    """A field that came with a later release: part of the run's identity where it is not at its default."""
+    return Field(default=default, json_schema_extra={"identity": "unless_default"})
 
 
 class Section(BaseModel):
@@ -53,6 +59,8 @@ def _identity_items(section: Section) -> Iterator[tuple[str, Any]]:
         if isinstance(extra, dict) and extra.get("identity") is False:
             continue
         value = getattr(section, name)
+        if isinstance(extra, dict) and extra.get("identity") == "unless_default" and value == field.default:
+            continue
         if isinstance(value, Section):
             yield name, dict(_identity_items(value))
         elif isinstance(value, tuple):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from trainer.config_section import NOT_IDENTITY, Section
+from trainer.config_section import NOT_IDENTITY, Section, added_later
 from trainer.config_training import OptimizerSection, ScheduleSection, TrainingSection
 
 LinearName = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -133,7 +133,10 @@ class DpoSection(TuningSection):
     beta: PositiveFloat = 0.1
     """How firmly the policy is held to the reference."""
     loss: Literal["sigmoid", "ipo"] = "sigmoid"
-    """sigmoid: the log-odds of DPO; ipo: a squared distance, which does not run away from clear pairs (arXiv 2310.12036)."""
+    """sigmoid: the log-odds of DPO; ipo: a squared distance, which does not run away from clear pairs (arXiv 2310.12036).
+
+    sigmoid sums log-ratios over an answer's tokens, ipo averages them, as its authors and TRL do.
+    """
     label_smoothing: Annotated[float, Field(ge=0.0, lt=0.5)] = 0.0
     """sigmoid: share of pairs that are taken to be labelled the wrong way round (conservative DPO)."""
 
@@ -178,12 +181,14 @@ class GrpoSection(TuningSection):
     """clipped: the ratio's gain is clipped, as in PPO; cispo: the ratio is a clipped weight, so no token is left out
     (arXiv 2506.13585)."""
     clip_low: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
-    """A token's ratio to the policy that wrote it counts down to 1 - clip_low."""
+    """clipped: a token's ratio to the policy that wrote it counts down to 1 - clip_low; cispo has no lower limit."""
     clip_high: PositiveFloat = 0.2
     """A token's ratio to the policy that wrote it counts up to 1 + clip_high; larger than clip_low keeps more variety
     (arXiv 2503.14476). For cispo, 4 is usual."""
     beta: Annotated[float, Field(ge=0.0)] = 0.04
     """Weight of the KL from the model that grpo starts from; 0: none, and no copy of that model in memory."""
+    kl_by_ratio: bool = added_later(False)
+    """Multiply each token's KL by its ratio, which makes it unbiased for answers of older weights (arXiv 2512.02556)."""
     scale_advantages: bool = True
     """Divide a group's advantages by the deviation of its rewards; without, easy and hard prompts weigh alike
     (arXiv 2503.20783)."""

@@ -61,19 +61,27 @@ def plain_log_prob(model: GPT, inputs: torch.Tensor, targets: torch.Tensor) -> t
     return log_probs[counts].gather(1, targets[counts][:, None]).sum()
 
 
-def plain_loss(policy: GPT, reference: GPT, pairs: list[list[tuple[torch.Tensor, torch.Tensor]]], beta: float) -> torch.Tensor:
-    """arXiv 2305.18290, eq. 7, summed over pairs."""
+def plain_loss(
+    policy: GPT, reference: GPT, pairs: list[list[tuple[torch.Tensor, torch.Tensor]]], beta: float, loss: str
+) -> torch.Tensor:
+    """arXiv 2305.18290, eq. 7, or 2310.12036, eq. 17 over means as in TRL; summed over pairs."""
     total = torch.zeros(())
     for chosen, rejected in pairs:
         with torch.no_grad():
             expected = [plain_log_prob(reference, *answer) for answer in (chosen, rejected)]
         found = [plain_log_prob(policy, *answer) for answer in (chosen, rejected)]
-        total = total - functional.logsigmoid(beta * ((found[0] - expected[0]) - (found[1] - expected[1])))
+        if loss == "ipo":
+            lengths = [int((targets != IGNORED).sum()) for _, targets in (chosen, rejected)]
+            h = (found[0] - expected[0]) / lengths[0] - (found[1] - expected[1]) / lengths[1]
+            total = total + (h - 1 / (2 * beta)) ** 2
+        else:
+            total = total - functional.logsigmoid(beta * ((found[0] - expected[0]) - (found[1] - expected[1])))
     return total
 
 
-def test_loss_and_gradient_are_those_of_a_plain_implementation(small_data: Path, rows: TokenRows) -> None:
-    config = small_config(small_data, beta=0.3)
+@pytest.mark.parametrize("kind", ["sigmoid", "ipo"])
+def test_loss_and_gradient_are_those_of_a_plain_implementation(kind: str, small_data: Path, rows: TokenRows) -> None:
+    config = small_config(small_data, beta=0.3, loss=kind)
     policy, reference = model_of(config, 1), model_of(config, 2)
     ids = np.array([0, 3, 5])
     judge = DpoLoss(reference, FP32, config)
@@ -87,7 +95,7 @@ def test_loss_and_gradient_are_those_of_a_plain_implementation(small_data: Path,
     loss.backward()
     gradient = torch.cat([weight.grad.flatten() for weight in policy.parameters() if weight.grad is not None])
     policy.zero_grad()
-    wanted = plain_loss(policy, reference, pairs, 0.3)
+    wanted = plain_loss(policy, reference, pairs, 0.3, kind)
     wanted.backward()
     wanted_gradient = torch.cat([weight.grad.flatten() for weight in policy.parameters() if weight.grad is not None])
     torch.testing.assert_close(loss, wanted, atol=1e-5, rtol=1e-5)

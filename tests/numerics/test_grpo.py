@@ -100,11 +100,11 @@ def test_cispo_is_its_formula_and_every_token_keeps_a_gradient() -> None:
     log_probs = (old + ratios.log()).requires_grad_()
     of = torch.tensor([1.0, -2.0, 0.5, 1.0, -1.0], dtype=torch.float64)
     losses = policy_losses(log_probs, old, of, section)
-    weights = torch.tensor([0.5, 0.5, 1.0, 3.0, 5.0], dtype=torch.float64)
+    weights = torch.tensor([0.1, 0.5, 1.0, 3.0, 5.0], dtype=torch.float64)
     torch.testing.assert_close(losses, -weights * of * log_probs)
     losses.sum().backward()
     torch.testing.assert_close(log_probs.grad, -weights * of)
-    assert is_clipped(ratios, of, section).tolist() == [True, False, False, False, True]
+    assert is_clipped(ratios, of, section).tolist() == [False, False, False, False, True]
 
 
 def test_the_kl_estimate_is_schulmans_third_and_right_on_average() -> None:
@@ -143,11 +143,12 @@ def plain_loss(policy: GPT, old: GPT, reference: GPT, config: Config, batch: Pro
                 ratio = torch.exp(now - then)
                 held = torch.clamp(ratio, 1 - section.clip_low, 1 + section.clip_high)
                 gain = (
-                    held.detach() * advantage * now
+                    ratio.detach().clamp(max=1 + section.clip_high) * advantage * now
                     if section.loss == "cispo"
                     else torch.min(ratio * advantage, held * advantage)
                 )
                 kl = torch.exp(fixed - now) - (fixed - now) - 1
+                kl = kl * ratio if section.kl_by_ratio else kl  # TRL's use_bias_correction_kl
                 length = len(answer) if section.length_norm == "answer" else section.max_tokens
                 total = total - (gain - section.beta * kl) / length
     return total
@@ -157,7 +158,11 @@ def gradient_of(model: GPT) -> torch.Tensor:
     return torch.cat([weight.grad.flatten() for weight in model.parameters() if weight.grad is not None])
 
 
-@pytest.mark.parametrize("changes", [{}, {"loss": "cispo", "length_norm": "constant"}], ids=["clipped", "cispo"])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"loss": "cispo", "length_norm": "constant"}, {"kl_by_ratio": True}],
+    ids=["clipped", "cispo", "kl by ratio"],
+)
 def test_loss_and_gradient_are_those_of_a_plain_implementation(
     changes: dict[str, Any], small_data: Path, rows: TokenRows, encoder: TextEncoder
 ) -> None:

@@ -23,6 +23,7 @@ SHAPES = {
     "down": (12, 33),
     "gate": (33, 12),
     "norm": (12,),
+    "reward_head.weight": (1, 12),
 }
 CONFIG = OptimizerSection(kind="muon", lr=0.02, weight_decay=0.1)
 RATES = [Rates(lr=0.02, weight_decay=0.1), Rates(lr=0.01, weight_decay=0.05), Rates(lr=0.03, weight_decay=0.0)]
@@ -42,7 +43,7 @@ def reference() -> dict[str, torch.Tensor]:
     for step, (rates, of_step) in enumerate(zip(RATES, gradients, strict=True), start=1):
         for name, weight in weights.items():
             gradient, (first, second) = of_step[name] / 4, state[name]
-            if weight.dim() == 2 and name != "embed_tokens.weight":
+            if weight.dim() == 2 and name not in ("embed_tokens.weight", "reward_head.weight"):
                 first.mul_(CONFIG.momentum).add_(gradient)
                 direction = gradient + CONFIG.momentum * first
                 x = direction / direction.norm()
@@ -53,6 +54,8 @@ def reference() -> dict[str, torch.Tensor]:
                 x = x.T if direction.shape[0] > direction.shape[1] else x
                 weight.mul_(1 - rates.lr * rates.weight_decay).sub_(rates.lr * 0.2 * math.sqrt(max(x.shape)) * x)
             else:
+                if weight.dim() == 2 and name != "embed_tokens.weight":
+                    weight.mul_(1 - rates.lr * rates.weight_decay)
                 first.mul_(beta1).add_(gradient, alpha=1 - beta1)
                 second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
                 denominator = (second / (1 - beta2**step)).sqrt() + CONFIG.eps
@@ -90,6 +93,19 @@ def test_muon_equals_a_plain_reference_on_any_number_of_processes(tmp_path: Path
         rows = [torch.tensor(each[name]).view(-1, *wanted.shape[1:]) for each in found]
         for got in [torch.cat(rows)] if sharded else rows:
             torch.testing.assert_close(got, wanted, atol=1e-6, rtol=0, msg=name)
+
+
+def test_the_reward_head_moves_as_far_as_its_gradient_says() -> None:
+    moved = []
+    for factor in (1.0, 1e-9):
+        weights = {"q": torch.zeros(12, 12), "reward_head.weight": torch.zeros(1, 12)}
+        shapes = {name: weight.shape for name, weight in weights.items()}
+        update = Update(weights, shapes, CONFIG, lambda matrices: Replicated(matrices, 0, 1), torch.float32)
+        gradients = {name: factor * torch.ones_like(weight) for name, weight in weights.items()}
+        update.apply(gradients, RATES[0], torch.tensor(1.0), torch.tensor(True))
+        moved.append(weights["reward_head.weight"].norm().item())
+    assert moved[1] < 0.5 * moved[0]  # by Muon both would move it by 0.2 sqrt(12) times the rate
+    assert moved[0] == pytest.approx(RATES[0].lr * math.sqrt(12), rel=1e-3)
 
 
 def test_an_update_is_orthogonal_as_far_as_newton_schulz_goes() -> None:

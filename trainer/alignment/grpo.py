@@ -3,8 +3,9 @@
     A = (r - mean r) / (std r + 1e-4) within an answer's group     arXiv 2402.03300, 4.1.2; without the division: 2503.20783
     ratio = p(token) / p_old(token), p_old that of the weights which wrote the answer
     clipped   -min(ratio A, clip(ratio, 1 - low, 1 + high) A)      2402.03300 eq. 3; low and high apart: 2503.14476 eq. 8
-    cispo     -sg(clip(ratio, 1 - low, 1 + high)) A log p(token)   2506.13585 eq. 4 and 5; sg: no gradient
+    cispo     -sg(min(ratio, 1 + high)) A log p(token)             2506.13585 eq. 4 and 5; sg: no gradient
     kl        p_ref / p - log(p_ref / p) - 1                       2402.03300 eq. 4, never negative: Schulman 2020, "k3"
+              times ratio with `kl_by_ratio`                       2512.02556
 
 A token weighs 1 / its answer's length (2402.03300 eq. 3), or 1 / max_tokens (2503.20783); a step divides by its answers. The
 reference is the model that grpo starts from. Steps k U to k U + U - 1 (U is `updates_per_rollout`) learn from answers that the
@@ -111,7 +112,8 @@ class GrpoLoss(NextTokenLoss):
         advantages_B = advantages(rewards_PG, scaled=section.scale_advantages).flatten().to(log_probs_N)
         advantages_N = advantages_B[rows.answers_N]
         kl_N = kl_estimates(log_probs_N, reference_N)
-        losses_N = policy_losses(log_probs_N, old_N, advantages_N, section) + section.beta * kl_N
+        penalty_N = kl_N * (log_probs_N - old_N).exp() if section.kl_by_ratio else kl_N
+        losses_N = policy_losses(log_probs_N, old_N, advantages_N, section) + section.beta * penalty_N
         lengths_N = rows.lengths_B[rows.answers_N]
         weights_N = 1 / (lengths_N if section.length_norm == "answer" else torch.full_like(lengths_N, section.max_tokens))
         clipped_N = is_clipped((log_probs_N - old_N).detach().exp(), advantages_N, section)
@@ -167,9 +169,9 @@ def is_silent(rewards_PG: Tensor) -> Tensor:
 def policy_losses(log_probs_N: Tensor, old_N: Tensor, advantages_N: Tensor, section: GrpoSection) -> Tensor:
     """The loss of each token, before its weight."""
     ratios_N = (log_probs_N - old_N).exp()
+    if section.loss == "cispo":  # no lower limit: the authors set none, and a small weight needs no holding up
+        return -ratios_N.detach().clamp(max=1 + section.clip_high) * advantages_N * log_probs_N
     held_N = ratios_N.clamp(1 - section.clip_low, 1 + section.clip_high)
-    if section.loss == "cispo":
-        return -held_N.detach() * advantages_N * log_probs_N
     return -torch.minimum(ratios_N * advantages_N, held_N * advantages_N)
 
 
@@ -177,7 +179,7 @@ def is_clipped(ratios_N: Tensor, advantages_N: Tensor, section: GrpoSection) -> 
     """Whether a token's ratio was clipped in the loss."""
     low_N, high_N = ratios_N < 1 - section.clip_low, ratios_N > 1 + section.clip_high
     if section.loss == "cispo":
-        return low_N | high_N
+        return high_N
     return (low_N & (advantages_N < 0)) | (high_N & (advantages_N > 0))
 
 

@@ -1,11 +1,12 @@
 """The stage `dpo`: of two answers to the same conversation, make the better one more probable than the worse one.
 
-    h = log-ratio(chosen) - log-ratio(rejected),  log-ratio(y) = sum over y's tokens of log p(token) - log p_ref(token)
+    h = log-ratio(chosen) - log-ratio(rejected),  log-ratio(y) over y's tokens of log p(token) - log p_ref(token)
     sigmoid    -(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h)      DPO, arXiv 2305.18290 eq. 7; e is label smoothing
     ipo        (h - 1 / (2 beta))^2                                       arXiv 2310.12036 eq. 17
 
-Log-probabilities are summed over an answer's tokens, never averaged: an average is another objective that favours length.
-A step divides by its pairs. Shapes: N targets that count, P pairs.
+sigmoid sums a log-ratio over the tokens, as its paper does. ipo takes their mean: its paper leaves that open, its authors say so
+(direct-preference-optimization, issue 40), and TRL does so. A sum would ask a long answer for a distance that one token reaches.
+A step divides by its pairs. Shapes: N targets that count, P pairs, A = 2 P answers.
 """
 
 from collections.abc import Callable, Mapping
@@ -50,8 +51,11 @@ class DpoLoss(NextTokenLoss):
         if not isinstance(batch, PairBatch):
             return super().forward(batch)
         log_ratios_N = self.log_probs(batch) - batch.reference_N
-        answers = torch.zeros(2 * batch.num_targets, device=log_ratios_N.device)
-        chosen_P, rejected_P = answers.index_add(0, batch.answers_N, log_ratios_N).view(-1, 2).unbind(1)
+        zeros_A = torch.zeros(2 * batch.num_targets, device=log_ratios_N.device)
+        answers_A = zeros_A.index_add(0, batch.answers_N, log_ratios_N)
+        if self._section.loss == "ipo":
+            answers_A = answers_A / zeros_A.index_add(0, batch.answers_N, torch.ones_like(log_ratios_N))
+        chosen_P, rejected_P = answers_A.view(-1, 2).unbind(1)
         self.noted = self._figures(chosen_P.detach(), rejected_P.detach(), log_ratios_N.detach())
         return preference_losses(chosen_P - rejected_P, self._section).sum()
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim.adamw import adamw
 
 from trainer.config_training import OptimizerSection
+from trainer.model.reward import HEAD
 from trainer.training.optimizers.muon import Sharing, update_scale
 
 EXP_AVG, EXP_AVG_SQ, MOMENTUM = "exp_avg", "exp_avg_sq", "momentum"
@@ -25,9 +26,16 @@ class Rates:
     weight_decay: float
 
 
+_NO_HIDDEN_MATRICES = ("embed_tokens", HEAD)
+
+
 def goes_by_muon(name: str, num_dims: int, config: OptimizerSection) -> bool:
-    """Whether a parameter is a matrix that Muon moves: those of the blocks, not the embedding, whose rows are looked up."""
-    return config.kind == "muon" and num_dims == 2 and "embed_tokens" not in name
+    """Whether a parameter is a matrix that Muon moves: those of the blocks.
+
+    Not the embedding, whose rows are looked up, nor the reward head, whose one row would move by the same length whatever its
+    gradient.
+    """
+    return config.kind == "muon" and num_dims == 2 and not any(part in name for part in _NO_HIDDEN_MATRICES)
 
 
 def decays(name: str, num_dims: int, config: OptimizerSection) -> bool:
