@@ -4,8 +4,8 @@
     sigmoid    -(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h)      DPO, arXiv 2305.18290 eq. 7; e is label smoothing
     ipo        (h - 1 / (2 beta))^2                                       arXiv 2310.12036 eq. 17
 
-sigmoid sums a log-ratio over the tokens, as its paper does. ipo takes their mean: its paper leaves that open, its authors say so
-(direct-preference-optimization, issue 40), and TRL does so. A sum would ask a long answer for a distance that one token reaches.
+sigmoid sums a log-ratio over the tokens, as its paper does. ipo takes their mean: its paper leaves that open, its authors say
+so (direct-preference-optimization, issue 40), and TRL does it. A sum would ask a long answer for what one token can reach.
 A step divides by its pairs. Shapes: N targets that count, P pairs, A = 2 P answers.
 """
 
