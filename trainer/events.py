@@ -240,6 +240,17 @@ class TaskScored(Event):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CheckpointsCompared(Event):
+    """Every two checkpoints that were evaluated together, on each task by each score.
+
+    Each of `differences` has task, score, first and second (checkpoints), only_first and only_second (items that one alone has
+    right), and p_value (McNemar's exact test).
+    """
+
+    differences: list[dict[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointMeasured(Event):
     """One of several checkpoints that were evaluated together: bits per byte by source, and texts by prompt."""
 

@@ -77,6 +77,16 @@ def test_checkpoints_are_compared_side_by_side_and_a_stages_own_is_found(pretrai
     entries = evaluation(tmp_path)["checkpoints"]
     assert [entry["step"] for entry in entries] == [12, 4]
     assert [[sample["prompt"] for sample in entry["samples"]] for entry in entries] == [["the", "春"]] * 2
+    differences = evaluation(tmp_path)["differences"]
+    assert [(each["task"], each["score"]) for each in differences] == [
+        (task, score) for task in ("word-class", "chat", "pairs") for score in ("plain", "per_character")
+    ]
+    for each in differences:
+        (first,), (second,) = ([task for task in entry["tasks"] if task["task"] == each["task"]] for entry in entries)
+        more = first["scores"][each["score"]]["accuracy"] - second["scores"][each["score"]]["accuracy"]
+        assert more * first["n"] == pytest.approx(each["only_first"] - each["only_second"])
+        assert (each["first"], each["second"]) == (entries[0]["checkpoint"], entries[1]["checkpoint"])
+    assert "comparisons show no difference" in output
     assert entries[0]["bits_per_byte"]["all"] < entries[1]["bits_per_byte"]["all"]
     ranks.run_trainer("report", "--config", str(pretrained), folder=tmp_path)
     assert "Side by side" in (run / "report.html").read_text()

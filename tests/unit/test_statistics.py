@@ -6,7 +6,7 @@ from math import comb, prod
 
 import pytest
 
-from trainer.evaluation.statistics import Accuracy, at_least, wilson
+from trainer.evaluation.statistics import Accuracy, Difference, at_least, wilson
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,16 @@ def test_accuracy_puts_them_together() -> None:
     assert accuracy.accuracy == 0.75
     assert accuracy.low < 0.75 < accuracy.high
     assert accuracy.p_value == pytest.approx(5 / 16)
+
+
+@pytest.mark.parametrize(
+    ("only_first", "only_second", "p_value"),
+    # scipy.stats.binomtest(min, n).pvalue; 6 and 16 are the discordant pairs of Fagerland, Lydersen and Laake 2013, table 1
+    [(6, 16, 0.0525), (0, 6, 0.03125), (0, 0, 1.0), (5, 5, 1.0), (12, 5, 0.1435), (1, 7, 0.0703)],
+)
+def test_two_models_are_compared_by_mcnemars_exact_test(only_first: int, only_second: int, p_value: float) -> None:
+    first = [True] * only_first + [False] * only_second + [True, False, True]
+    second = [False] * only_first + [True] * only_second + [True, False, True]
+    found = Difference.of(first, second)
+    assert (found.only_first, found.only_second) == (only_first, only_second)
+    assert found.p_value == pytest.approx(p_value, abs=5e-5)

@@ -1,6 +1,7 @@
 """Task files: what is in the box, what is refused, and how an item becomes ids."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from trainer.corpus.normalising import fingerprint, is_held_out, normalise
 from trainer.corpus.reading import JSON_LINES, Document, files_at, read_source
 from trainer.errors import TaskError
 from trainer.evaluation import wordnet_tasks
-from trainer.evaluation.tasks import continuation, load_task, read_choices, task_file
+from trainer.evaluation.scoring import score_task
+from trainer.evaluation.tasks import LoadedTask, continuation, load_task, read_choices, task_file
 from trainer.tokens.chat_encoding import split_of
 from trainer.tokens.chat_files import ChatLine, Conversation, Pair, read_chat_file
 from trainer.tokens.tokenizer import IM_END, TOKENIZER_FILE, TextEncoder
@@ -127,6 +129,36 @@ def test_a_choice_is_encoded_behind_its_question_and_blanks_belong_to_it(encoder
     assert continuation(encoder, "elk (noun):", " ", "a deer") == option
     chinese = continuation(encoder, "春眠不", "", "觉晓")
     assert encoder.decode(chinese.context + chinese.ids) == "<|endoftext|>春眠不觉晓"
+
+
+def test_a_choice_that_grows_together_with_its_question_is_scored_whole(encoder: TextEncoder) -> None:
+    words = ["the", "他", "at", "ing", "th", "er", "不", "en", "re", "on"]
+    grown = 0
+    for question, choice in product(words, words):
+        option = continuation(encoder, question, "", choice)
+        assert encoder.decode(option.ids) == choice
+        assert encoder.decode(option.context) == f"<|endoftext|>{question}"
+        grown += len(encoder.encode(question + choice)) < len(option.context) - 1 + len(option.ids)
+    assert grown > 0, "no pair of these words has a token of its own"
+
+
+def test_an_answer_that_only_calls_a_function_has_a_length_and_reasoning_counts_in_it(
+    tmp_path: Path, encoder: TextEncoder
+) -> None:
+    asked = {"role": "user", "content": "Rain in Oslo?"}
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "rain", "arguments": {"town": "Oslo"}}]}
+    thought = {"role": "assistant", "content": "No.", "reasoning_content": "It is dry."}
+    file = tmp_path / "pairs.jsonl"
+    file.write_text(json.dumps({"chosen": [asked, call], "rejected": [asked, thought]}) + "\n")
+    task = EvaluationTask(name="calls", path=str(file), kind="preference")
+    (question,) = load_task(task, encoder, DEFAULT).questions
+    texts = [encoder.decode(option.ids).removesuffix("<|im_end|>") for option in question.options]
+    assert [option.num_chars for option in question.options] == [len(text) for text in texts]
+    assert "It is dry." in texts[1]
+    for more, right in ((-0.1, True), (0.1, False)):
+        scores = [-float(len(texts[0])), -len(texts[1]) + more]
+        result = score_task("calls", "preference", LoadedTask((question,), 0), scores)
+        assert result.right["per_character"] == [right]
 
 
 def test_in_chat_form_the_assistant_says_the_choice_and_ends_its_turn(tmp_path: Path, encoder: TextEncoder) -> None:

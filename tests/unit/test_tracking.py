@@ -41,6 +41,10 @@ def example(kind: type[Event]) -> Event:
         samples = {"str": "word", "int": 3, "float": 0.5, "bool": True}
         if field.name == "scores":
             values[field.name] = {"plain": {"accuracy": 0.5, "low": 0.4, "high": 0.6, "p_value": 0.1}}
+        elif field.name == "differences":
+            values[field.name] = [
+                {"task": "t", "score": "plain", "first": "a", "second": "b", "only_first": 1, "only_second": 9, "p_value": 0.02}
+            ]
         elif field.name == "samples" and "list" in hint:
             values[field.name] = [{"prompt": "a", "answer": "b", "reward": 0.5}]
         elif "dict[str, dict" in hint:

@@ -5,7 +5,8 @@ Baselines and rows are the same for all checkpoints that are evaluated together.
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,9 @@ from trainer.config import Config
 from trainer.evaluation.choosing import checkpoint_paths, settings_hash
 from trainer.evaluation.ngrams import NgramModel
 from trainer.evaluation.scoring import TaskResult, check_lengths, log_probabilities, score_task
+from trainer.evaluation.statistics import Difference
 from trainer.evaluation.tasks import LoadedTask, load_task
-from trainer.events import CheckpointMeasured, Evaluated, TaskScored
+from trainer.events import CheckpointMeasured, CheckpointsCompared, Evaluated, TaskScored
 from trainer.files import write_json
 from trainer.inference.generation import generate_ids, prompt_ids, stream_text
 from trainer.inference.loading import LoadedModel, check_tokenizer, checkpoint_name, find_checkpoint, load_weights
@@ -41,14 +43,19 @@ def evaluate(config: Config, folder: RunFolder, tracker: Tracker) -> Evaluated:
     checkpoints = [find_checkpoint(path) for path in checkpoint_paths(config, folder)]
     for checkpoint in checkpoints:
         check_tokenizer(checkpoint, bench.encoder)
-    entries = [_measure(bench, checkpoint, tracker, with_samples=len(checkpoints) > 1) for checkpoint in checkpoints]
+    measured = [_measure(bench, checkpoint, tracker, with_samples=len(checkpoints) > 1) for checkpoint in checkpoints]
+    entries, outcomes = [entry for entry, _ in measured], {entry["checkpoint"]: right for entry, right in measured}
     last = entries[-1]
     figures = {"model": last["bits_per_byte"]}
     figures |= _baselines(bench.validator, NgramModel.fit(bench.data.train, bench.data.manifest.vocab_size))
     evaluated = Evaluated(step=last["step"], bits_per_byte=figures)
     values = {"stage": last["stage"], "step": last["step"], "bits_per_byte": figures, "run": config.hash()}
-    write_json(folder.evaluation, values | {"checkpoints": entries, "settings": settings_hash(config, folder)})
+    compared = _differences(outcomes)
+    values |= {"checkpoints": entries, "differences": compared, "settings": settings_hash(config, folder)}
+    write_json(folder.evaluation, values)
     tracker.emit(evaluated)
+    if compared:
+        tracker.emit(CheckpointsCompared(step=last["step"], differences=compared))
     return evaluated
 
 
@@ -86,8 +93,14 @@ class _Bench:
         return _Bench(config, folder, data, encoder, device, validator, tasks, num_positions)
 
 
-def _measure(bench: _Bench, checkpoint: Checkpoint, tracker: Tracker, *, with_samples: bool) -> dict[str, Any]:
-    """A checkpoint's entry in the results."""
+_Outcomes = dict[tuple[str, str], list[bool]]
+"""By task and score: which items a checkpoint has right."""
+
+
+def _measure(
+    bench: _Bench, checkpoint: Checkpoint, tracker: Tracker, *, with_samples: bool
+) -> tuple[dict[str, Any], _Outcomes]:
+    """A checkpoint's entry in the results, and its answers."""
     name = checkpoint_name(bench.folder, checkpoint)
     loaded = load_weights(bench.config, checkpoint, bench.device, bench.num_positions)
     numerics = Numerics.of(bench.config, loaded.precision, bench.device)
@@ -107,7 +120,18 @@ def _measure(bench: _Bench, checkpoint: Checkpoint, tracker: Tracker, *, with_sa
     if with_samples:
         tracker.emit(CheckpointMeasured(step=loaded.step, checkpoint=name, stage=stage, bits_per_byte=bits, samples=samples))
     entry = {"checkpoint": name, "stage": stage, "step": loaded.step, "bits_per_byte": bits, "tasks": tasks}
-    return entry | {"samples": [{"prompt": prompt, "text": text} for prompt, text in samples.items()]}
+    right = {(result.task, score): of for result in results for score, of in result.right.items()}
+    return entry | {"samples": [{"prompt": prompt, "text": text} for prompt, text in samples.items()]}, right
+
+
+def _differences(outcomes: Mapping[str, _Outcomes]) -> list[dict[str, Any]]:
+    """Every two checkpoints on each task, by each score."""
+    return [
+        {"task": task, "score": score, "first": first, "second": second}
+        | asdict(Difference.of(right, outcomes[second][task, score]))
+        for first, second in combinations(outcomes, 2)
+        for (task, score), right in outcomes[first].items()
+    ]
 
 
 def _answer(bench: _Bench, loaded: LoadedModel, numerics: Numerics, name: str, task: tuple[str, LoadedTask]) -> TaskResult:

@@ -35,6 +35,8 @@ class TaskResult:
     chance: float
     left_out: int
     scores: dict[str, Accuracy]
+    right: dict[str, list[bool]]
+    """By score: which questions were answered right."""
 
 
 def score_task(name: str, kind: str, task: LoadedTask, log_probabilities: Sequence[float]) -> TaskResult:
@@ -49,7 +51,7 @@ def score_task(name: str, kind: str, task: LoadedTask, log_probabilities: Sequen
             right[score].append(best > max(scored))
     chances = [1 / len(question.options) for question in task.questions]
     scores = {score: Accuracy.of(outcomes, chances) for score, outcomes in right.items()}
-    return TaskResult(name, kind, len(chances), sum(chances) / len(chances), task.left_out, scores)
+    return TaskResult(name, kind, len(chances), sum(chances) / len(chances), task.left_out, scores, right)
 
 
 @torch.inference_mode()

@@ -3,6 +3,9 @@
 interval   Wilson 1927: the accuracies p for which |k/n - p| <= z sqrt(p (1 - p) / n); see Brown, Cai, DasGupta 2001
 p value    P(X >= k) for X right answers by guessing, exact. Each item may have its own chance (Poisson's binomial
            distribution); where all have the same, that is the binomial test
+difference McNemar 1947, exact: of the items that one model has right and the other wrong, each is the one's or the other's
+           with probability 1/2 if they are equally good. Intervals of two accuracies that overlap say nothing of it, since
+           both were asked the same items
 """
 
 import math
@@ -35,6 +38,26 @@ class Accuracy:
     def to_json(self) -> dict[str, float]:
         """As it stands in results and events."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Two models' answers to the same items."""
+
+    only_first: int
+    """Items that the first one alone has right."""
+    only_second: int
+    p_value: float
+    """Probability that equally good models differ by as much, either way round."""
+
+    @staticmethod
+    def of(first: Sequence[bool], second: Sequence[bool]) -> "Difference":
+        """From both models' outcomes, item by item."""
+        only_first = sum(one and not other for one, other in zip(first, second, strict=True))
+        only_second = sum(other and not one for one, other in zip(first, second, strict=True))
+        number = only_first + only_second
+        tail = at_least(max(only_first, only_second), [0.5] * number)
+        return Difference(only_first, only_second, min(1.0, 2 * tail))
 
 
 def wilson(num_right: int, num_items: int, z: float = Z_95) -> tuple[float, float]:

@@ -53,7 +53,7 @@ class Continuation:
     context: list[int]
     ids: list[int]
     num_chars: int
-    """Length of the text, in characters."""
+    """Length of the scored text, in characters; an answer's end token has none. At least 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +140,14 @@ def _pairs(task: EvaluationTask, file: Path, config: Config) -> Iterator[Pair]:
 
 def _preference(pair: Pair, encoder: TextEncoder) -> Question:
     """The chosen answer first: it is the right one."""
-    chosen, rejected = encode_pair(pair, encoder)
-    return Question(
-        (_trained(chosen, len(pair.chosen[-1].content)), _trained(rejected, len(pair.rejected[-1].content))), answer=0
-    )
+    answers = zip(encode_pair(pair, encoder), (pair.chosen[-1], pair.rejected[-1]), strict=True)
+    return Question(tuple(_trained(chat, _num_chars(message)) for chat, message in answers), answer=0)
+
+
+def _num_chars(answer: Message) -> int:
+    """Characters of all that an answer scores: reasoning and calls of functions among them, its end token not."""
+    *said, _end = [segment.text for segment in render_chat([answer]).segments if segment.trained]
+    return len("".join(said))
 
 
 def _choice(item: ChoiceItem, task: EvaluationTask, encoder: TextEncoder) -> Question:
@@ -160,11 +164,16 @@ def continuation(encoder: TextEncoder, question: str, delimiter: str, choice: st
     """A choice behind its question at the start of a document, cut into ids as lm-evaluation-harness cuts it.
 
     Blanks at the question's end go to the choice; both are encoded together, and what the question alone encodes to is context.
+    Where a token would reach across the border, as it may without a delimiter, both are encoded apart: cut by count, the choice
+    would lose its beginning, or all of itself.
     """
     context = question.rstrip()
-    whole = encoder.encode(question + delimiter + choice)
-    start = len(encoder.encode(context))
-    return Continuation([END_OF_TEXT, *whole[:start]], whole[start:], len(choice))
+    text = (question + delimiter + choice)[len(context) :]
+    before, whole = encoder.encode(context), encoder.encode(context + text)
+    head, ids = whole[: len(before)], whole[len(before) :]
+    if encoder.decode_bytes(ids) != text.encode():
+        head, ids = before, encoder.encode(text)
+    return Continuation([END_OF_TEXT, *head], ids, len(choice))
 
 
 def _trained(chat: ChatIds, num_chars: int) -> Continuation:

@@ -14,6 +14,7 @@ from trainer.events import (
     CheckpointFailed,
     CheckpointMeasured,
     CheckpointSaved,
+    CheckpointsCompared,
     EpochDone,
     Evaluated,
     Event,
@@ -158,6 +159,8 @@ def describe(event: Event) -> str | None:
             return "\n".join(_table(event.bits_per_byte))
         case TaskScored():
             return "\n".join(_scores(event))
+        case CheckpointsCompared():
+            return "\n".join(_differences(event))
         case CheckpointMeasured():
             bits = event.bits_per_byte.get("all", math.nan)
             return f"{event.checkpoint}: {bits:.4f} bits per byte, {len(event.samples)} texts beside those of the others"
@@ -179,6 +182,24 @@ def _scores(event: TaskScored) -> list[str]:
         f"p {score['p_value']:.2g}"
         for name, score in event.scores.items()
     ]
+
+
+_SHOWN_P = 0.05
+
+
+def _differences(event: CheckpointsCompared) -> list[str]:
+    """A line for each difference that chance explains badly."""
+    shown = [each for each in event.differences if each["p_value"] < _SHOWN_P]
+    lines = []
+    for each in sorted(shown, key=lambda each: float(each["p_value"])):
+        better, worse = ("first", "second") if each["only_first"] > each["only_second"] else ("second", "first")
+        lines.append(
+            f"{each['task']}, {each['score']}: {each[better]} is better than {each[worse]}: "
+            f"{each[f'only_{better}']} items right that the other has wrong, {each[f'only_{worse}']} the other way, "
+            f"p {each['p_value']:.2g}"
+        )
+    rest = len(event.differences) - len(shown)
+    return [*lines, f"{rest} of {len(event.differences)} comparisons show no difference (McNemar's test, p >= {_SHOWN_P})"]
 
 
 def _table(bits_per_byte: dict[str, dict[str, float]]) -> list[str]:
