@@ -15,7 +15,7 @@ from trainer.errors import UsageError
 from trainer.export.card import evaluation_of, model_card
 from trainer.export.hugging_face import Dtype, generation_config, model_config, write_tokenizer, write_weights
 from trainer.files import FileRecord, new_folder, write_file, write_json
-from trainer.inference.loading import check_tokenizer, checkpoint_name, find_checkpoint, load_weights, newest_checkpoints
+from trainer.inference.loading import check_tokenizer, checkpoint_name, chosen_checkpoint, load_weights
 from trainer.model.gpt import GPT
 from trainer.run_folder import RunFolder
 from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder, check_vocabulary
@@ -34,12 +34,13 @@ _USE = {
 
 
 def export(config: Config, folder: RunFolder, out: Path, form: Format, dtype: Dtype, checkpoint: Path | None = None) -> Path:
-    """Write `out` from the run's newest checkpoint, or from the one given. An earlier export of the same run is replaced.
+    """Write `out` from the run's best checkpoint (trainer.inference.choosing), or from the one given.
 
-    Raises UsageError if `out` holds anything else, CheckpointError or TokenizerError if the run's files do not fit together.
+    An earlier export of the same run is replaced. Raises UsageError if `out` holds anything else, CheckpointError or
+    TokenizerError if the run's files do not fit together.
     """
     refuse_other_content(out, config.hash(), form)
-    chosen = find_checkpoint(checkpoint or newest_checkpoints(folder))
+    chosen = chosen_checkpoint(config, folder, checkpoint)
     encoder = TextEncoder(folder.tokenizer / TOKENIZER_FILE)
     check_vocabulary(encoder, config.model.vocab_size)
     check_tokenizer(chosen, encoder)

@@ -10,6 +10,7 @@ from trainer.checkpoint.format import MANIFEST
 from trainer.checkpoint.reading import Checkpoint, newest_checkpoint, open_checkpoint
 from trainer.config import TRAINING_STAGES, Config, TrainingStage
 from trainer.errors import CheckpointError
+from trainer.inference.choosing import best_checkpoints
 from trainer.model.gpt import GPT
 from trainer.run_folder import RunFolder
 from trainer.tokens.tokenizer import TextEncoder
@@ -39,6 +40,16 @@ def load_model(
 def newest_checkpoints(folder: RunFolder, stage: TrainingStage | None = None) -> Path:
     """The folder of a stage's checkpoints; without a stage, of the last one of the run that has weights."""
     return folder.checkpoints_of(stage or starting.newest_stage(folder) or "pretrain")
+
+
+def chosen_checkpoint(config: Config, folder: RunFolder, named: Path | None) -> Checkpoint:
+    """The checkpoint that is named, or the run's best one; says on stderr why, where there was a choice. Raises CheckpointError."""
+    if named is not None:
+        return find_checkpoint(named)
+    choice = best_checkpoints(config, folder)
+    if choice.reason:
+        print(f"using {choice.reason}; --checkpoint takes another", file=sys.stderr, flush=True)
+    return find_checkpoint(choice.checkpoints)
 
 
 def find_checkpoint(path: Path) -> Checkpoint:

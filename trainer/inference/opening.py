@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trainer.config import Config
 from trainer.inference.engine import Engine
-from trainer.inference.loading import check_tokenizer, find_checkpoint, load_weights, newest_checkpoints
+from trainer.inference.loading import check_tokenizer, chosen_checkpoint, load_weights
 from trainer.inference.writing import Writer
 from trainer.run_folder import RunFolder
 from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder, check_vocabulary
@@ -25,13 +25,13 @@ class OpenedModel:
 
 
 def open_model(config: Config, num_slots: int, checkpoint: Path | None = None) -> OpenedModel:
-    """The newest checkpoint of the run's last stage that has one, or the one given, ready for `num_slots` texts at once.
+    """The run's best checkpoint (trainer.inference.choosing), or the one given, ready for `num_slots` texts at once.
 
     Raises RunFolderError, CheckpointError or TokenizerError if the run's files are missing or do not fit together.
     """
     folder = RunFolder.of(config)
     folder.check(config)
-    chosen = find_checkpoint(checkpoint or newest_checkpoints(folder))
+    chosen = chosen_checkpoint(config, folder, checkpoint)
     encoder = TextEncoder(folder.tokenizer / TOKENIZER_FILE)
     check_vocabulary(encoder, config.model.vocab_size)
     check_tokenizer(chosen, encoder)

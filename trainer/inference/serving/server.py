@@ -29,7 +29,7 @@ MAX_CONNECTIONS = 512
 def serve(
     config: Config, checkpoint: Path | None, host: str, port: int, environment: Mapping[str, str], stop: StopRequest
 ) -> None:
-    """Serve the newest checkpoint, or the one given, until a stop signal; then let requests end.
+    """Serve the run's best checkpoint, or the one given, until a stop signal; then let requests end.
 
     Raises Preempted after a stop signal; UsageError, and what `open_model` raises, before it begins.
     """
