@@ -35,7 +35,18 @@ def write_evaluation(config: Path, accuracies: dict[str, list[float]], step: int
     entries: list[dict[str, Any]] = [
         {
             "checkpoint": f"{stage}/checkpoints/step-{step:08d}",
-            "tasks": [{"chance": 0.25, "scores": {"plain": {"accuracy": accuracy}}} for accuracy in of_stage],
+            "bits_per_byte": {"all": 2.0},
+            "tasks": [
+                {
+                    "task": f"task-{place}",
+                    "kind": "choice",
+                    "n": 100,
+                    "chance": 0.25,
+                    "left_out": 0,
+                    "scores": {"plain": {"accuracy": accuracy, "low": 0.0, "high": 1.0, "p_value": 0.5}},
+                }
+                for place, accuracy in enumerate(of_stage)
+            ],
         }
         for stage, of_stage in accuracies.items()
     ]

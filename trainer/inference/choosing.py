@@ -1,7 +1,7 @@
 """Which of a run's checkpoints is served, chatted with and exported where none is named: the one that measured best.
 
-A later stage is not always a better one: a model tuned for one thing may lose another. `trainer evaluate` asks every stage the same
-tasks on held-out items; of the stages that were tuned to answer, the one with the highest mean over tasks of
+A later stage is not always a better one: a model tuned for one thing may lose another. `trainer evaluate` asks every stage the
+same tasks on held-out items; of the stages that were tuned to answer, the one with the highest mean over tasks of
 
     (accuracy - chance) / (1 - chance)        by summed log-probability, 0 for guessing and 1 for all right
 
@@ -39,8 +39,8 @@ def best_checkpoints(config: Config, folder: RunFolder) -> Choice:
         missing = ", ".join(stage for stage in tuned if stage not in known)
         return Choice(
             folder.checkpoints_of(tuned[-1]),
-            f"{tuned[-1]}, the last stage; `trainer evaluate` with evaluate.tasks has no figures for {missing} yet, by which the "
-            "best one would be chosen",
+            f"{tuned[-1]}, the last stage; `trainer evaluate` with evaluate.tasks has no figures for {missing} yet, by which "
+            "the best one would be chosen",
         )
     best = max(tuned, key=lambda stage: (known[stage], tuned.index(stage)))
     others = ", ".join(f"{stage} {known[stage]:.2f}" for stage in tuned if stage != best)
@@ -67,6 +67,5 @@ def _score(entry: Mapping[str, Any]) -> float | None:
     tasks = entry.get("tasks")
     if not tasks:
         return None
-    return float(
-        sum((task["scores"]["plain"]["accuracy"] - task["chance"]) / (1 - task["chance"]) for task in tasks) / len(tasks)
-    )
+    gains = [(task["scores"]["plain"]["accuracy"] - task["chance"]) / (1 - task["chance"]) for task in tasks]
+    return float(sum(gains) / len(gains))
