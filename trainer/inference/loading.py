@@ -43,7 +43,7 @@ def newest_checkpoints(folder: RunFolder, stage: TrainingStage | None = None) ->
 
 
 def chosen_checkpoint(config: Config, folder: RunFolder, named: Path | None) -> Checkpoint:
-    """The checkpoint that is named, or the run's best one; stderr says why, where there was a choice. Raises CheckpointError."""
+    """The checkpoint that is named, or the run's best one; stderr says why where there was a choice. Raises CheckpointError."""
     if named is not None:
         return find_checkpoint(named)
     choice = best_checkpoints(config, folder)
