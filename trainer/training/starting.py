@@ -76,7 +76,7 @@ def base_of(checkpoint: Checkpoint) -> Checkpoint:
     start = checkpoint.manifest.start
     if start is None:
         raise CheckpointError(f"{checkpoint.path}: rests on no other checkpoint")
-    path = _place_of(start, checkpoint)
+    path = place_of(start, checkpoint)
     try:
         base = open_checkpoint(path)
     except CheckpointError as error:
@@ -86,7 +86,7 @@ def base_of(checkpoint: Checkpoint) -> Checkpoint:
     return base
 
 
-def _place_of(start: StartedFrom, checkpoint: Checkpoint) -> Path:
+def place_of(start: StartedFrom, checkpoint: Checkpoint) -> Path:
     """Where a start stands: as seen from its run folder, or, if that was moved without it, under the config's `init_from`."""
     path = (checkpoint.path.parent / start.path).resolve()
     init_from = checkpoint.manifest.config.get("init_from")
