@@ -6,6 +6,7 @@ Lengths are units of the viewBox, which the page scales to the room there is.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -265,13 +266,15 @@ def column_chart(title: str, labels: Sequence[str], values: Sequence[float], siz
     width, height = size.width, size.height
     largest = max((value for value in values if drawable(value)), default=0.0) or 1.0
     step = min(_WIDEST_COLUMN, width / max(1, len(values)))
+    shown = [_narrow_count(value, step) for value in values]
+    stride = max(1, math.ceil((max((len(label) for label in labels), default=0) + 1) * _CHAR_WIDTH / step))
     parts = []
     for place, (label, value) in enumerate(zip(labels, values, strict=True)):
         tall = height * value / largest if drawable(value) else 0.0
         x, top = place * step, _ROW + height - tall
         parts.append(element("rect", class_="bar s0", x=x + 1, y=top, width=max(1.0, step - 2), height=tall, rx=2))
-        parts.append(element("text", units.count(value), class_="tick", text_anchor="middle", x=x + step / 2, y=top - 4))
-        if place % max(1, round(len(label) * _CHAR_WIDTH / step + 0.5)) == 0:
+        parts.append(element("text", shown[place], class_="tick", text_anchor="middle", x=x + step / 2, y=top - 4))
+        if place % stride == 0:
             middle = min(max(x + step / 2, len(label) * _CHAR_WIDTH / 2), width - len(label) * _CHAR_WIDTH / 2)
             parts.append(element("text", label, class_="tick", text_anchor="middle", x=middle, y=height + 2 * _ROW))
     if not values:
@@ -279,6 +282,12 @@ def column_chart(title: str, labels: Sequence[str], values: Sequence[float], siz
     described = "; ".join(f"{label}: {units.number(value)}" for label, value in zip(labels, values, strict=True))
     head = (element("title", title), element("desc", described or "No values yet"))
     return element("svg", *head, *parts, class_="chart", role="img", viewBox=f"0 0 {width:g} {height + 2 * _ROW + 6:g}")
+
+
+def _narrow_count(value: float, room: float) -> str:
+    """A count that fits above its own column: shortened where it must be, and left out where nothing fits."""
+    short = f"{value / 1000:.0f}k" if drawable(value) and value >= 1000 else ""
+    return next((text for text in (units.count(value), short) if len(text) * _CHAR_WIDTH <= room), "")
 
 
 def _bar(scale: Scale, value: float, top: float, colour: int, form: Callable[[float], str]) -> Markup:
