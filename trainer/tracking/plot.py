@@ -122,7 +122,8 @@ def bar_chart(
     """Horizontal bars from zero: for each group one bar of each name. What is not finite has a word instead."""
     rows = _flow([name for name, _ in bars], width) if len(bars) > 1 else []
     largest = max((value for _, values in bars for value in values if drawable(value)), default=0.0)
-    scale = make_scale([largest], 0.0, width - 8 * _CHAR_WIDTH, zero=True, fitted=True)
+    longest = max((len(_bar_label(value, form)) for _, values in bars for value in values), default=0)
+    scale = make_scale([largest], 0.0, width - (longest + 1) * _CHAR_WIDTH, zero=True, fitted=True)
     parts = [_legend(rows, first_row=0)]
     top = _ROW * len(rows) + 8
     for index, group in enumerate(groups):
@@ -290,9 +291,13 @@ def _narrow_count(value: float, room: float) -> str:
     return next((text for text in (units.count(value), short) if len(text) * _CHAR_WIDTH <= room), "")
 
 
+def _bar_label(value: float, form: Callable[[float], str]) -> str:
+    return form(value) if drawable(value) else units.number(value)
+
+
 def _bar(scale: Scale, value: float, top: float, colour: int, form: Callable[[float], str]) -> Markup:
     length = max(1.0, scale(value)) if drawable(value) and value >= 0 else 0.0
-    label = form(value) if drawable(value) else units.number(value)
+    label = _bar_label(value, form)
     bar = element("rect", class_=f"bar s{colour % NUM_COLOURS}", x=0, y=top, width=length, height=13, rx=2)
     return join(bar if length else Markup(), element("text", label, class_="value", x=length + 6, y=top + 11))
 
