@@ -286,7 +286,7 @@ class Config(Section):
 
     init_from: Annotated[str, Field(min_length=1)] | None = None
     """A run folder or a checkpoint whose newest weights the run's first training stage starts from; unset: pretraining starts
-    at random. Each later stage starts from the one before it."""
+    at random. Each later stage starts from the one before it. Its tokenizer comes along where the data folder has none yet."""
 
     launch: LaunchSection = unidentified(LaunchSection())
     """Processes on this machine."""

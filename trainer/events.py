@@ -221,9 +221,11 @@ class Failed(Event):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluated(Event):
-    """The evaluate stage's figures, all in bits per byte on the same held-out rows."""
+    """The evaluate stage's figures, all in bits per byte on the same held-out rows; `model` is the last checkpoint's."""
 
     bits_per_byte: dict[str, dict[str, float]]
+    stage: str | None = None
+    """Of the last checkpoint."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -252,12 +254,16 @@ class CheckpointsCompared(Event):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckpointMeasured(Event):
-    """One of several checkpoints that were evaluated together: bits per byte by source, and texts by prompt."""
+    """One of several checkpoints that were evaluated together: bits per byte by source, texts by prompt, and answers.
+
+    Each of `answers` has source, question, expected and answer: held-out conversations, the same ones for each checkpoint.
+    """
 
     checkpoint: str
     stage: str
     bits_per_byte: dict[str, float]
     samples: dict[str, str]
+    answers: list[dict[str, Any]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint.format import steps_in
+from trainer.checkpoint.named import bring_tokenizer
 from trainer.config import TRAINING_STAGES, WRITING_STAGES, Config, StageName, TrainingStage
 from trainer.config_corpus import CorpusSection
 from trainer.cores import cores
@@ -245,17 +246,21 @@ def _prepare(session: Session, _tracker: Tracker, make: Prepare = prepare) -> tu
 
 def _tokenizer(session: Session, _tracker: Tracker) -> tuple[Summary, bool]:
     config, folder = session.config, session.folder
+    brought = bring_tokenizer(config, folder)
     encoder, made = make_tokenizer(config.tokenizer, config.model.vocab_size, folder.corpus, folder.tokenizer)
-    bytes_per_token = measure_by_source(folder.corpus, encoder)
-    summary: Summary = {"ids": encoder.vocab_size}
-    return summary | {f"bytes_per_token:{name}": round(value, 2) for name, value in bytes_per_token.items()}, made
+    summary: Summary = {"ids": encoder.vocab_size} | ({"taken_from": str(brought)} if brought else {})
+    if folder.corpus.exists():
+        bytes_per_token = measure_by_source(folder.corpus, encoder)
+        summary |= {f"bytes_per_token:{name}": round(value, 2) for name, value in bytes_per_token.items()}
+    return summary, made or brought is not None
 
 
 def _encode(session: Session, _tracker: Tracker) -> tuple[Summary, bool]:
     """Rows of text, where the config names sources of it or nothing else, then rows of conversations, pairs and prompts."""
     config, folder = session.config, session.folder
     wanted, vocab_size = _encoded(session), config.model.vocab_size
-    summary: Summary = {}
+    brought = bring_tokenizer(config, folder)
+    summary: Summary = {"tokenizer_taken_from": str(brought)} if brought else {}
     any_made = False
     if folder.tokens in wanted:
         with byte_progress("encode") as progress:
@@ -263,7 +268,7 @@ def _encode(session: Session, _tracker: Tracker) -> tuple[Summary, bool]:
                 config.tokens, vocab_size, folder.corpus, folder.tokenizer, folder.tokens, progress
             )
         train = manifest.splits["train"]
-        summary = {"tokens": train.tokens, "rows": train.rows, "padding": f"{1 - train.utilisation:.2%}"}
+        summary |= {"tokens": train.tokens, "rows": train.rows, "padding": f"{1 - train.utilisation:.2%}"}
     kinds: tuple[tuple[RowKind, Path], ...] = (
         ("conversations", folder.chat), ("pairs", folder.pairs), ("prompts", folder.prompts),
     )  # fmt: skip

@@ -53,6 +53,14 @@ def test_each_line_is_answered_with_what_was_said_before_until_reset(
     assert told.count("/reset forgets the conversation") == 2
 
 
+def test_beyond_the_length_that_was_trained_it_warns_once(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "trained on" not in chat(config, "one\n", monkeypatch, capsys)[1]
+    told = chat(config, "one\n" * 6, monkeypatch, capsys)[1]
+    assert told.count("a text has passed 64 tokens, the longest that this model was trained on") == 1
+
+
 def conversation(small_data: Path, context: int, **settings: float) -> Conversation:
     encoder = TextEncoder(small_data / "tokenizer" / "tokenizer.json")
     writer = Writer(Engine(model_of(SMALL), 1, context, encoder.vocab_size), encoder)

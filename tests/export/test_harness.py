@@ -19,6 +19,13 @@ TASKS = [
 ]
 
 
+class _Harness(yaml.SafeLoader):
+    """Reads the harness's tag `!function`."""
+
+
+_Harness.add_constructor("!function", lambda loader, node: loader.construct_scalar(node))
+
+
 @pytest.fixture
 def config(small_data: Path, tmp_path: Path) -> Path:
     (tmp_path / "own.jsonl").write_text(
@@ -33,15 +40,21 @@ def test_its_rule_gives_our_contexts_and_continuations(config: Path, small_data:
 
     out = tmp_path / "tasks"
     command = ("export-tasks", "--config", str(config), "--out", str(out))
-    assert ranks.run_trainer(*command, folder=tmp_path).split() == ["class", "own"]
+    assert ranks.run_trainer(*command, folder=tmp_path).split() == ["class", "kind", "own"]
     ranks.run_trainer(*command, folder=tmp_path)  # again, over its own files
-    assert sorted(path.name for path in out.iterdir()) == ["class.jsonl", "class.yaml", "own.jsonl", "own.yaml"]
+    written = {path.name: path.read_text(encoding="utf-8") for path in out.iterdir()}
+    assert sorted(written) == [
+        "beside.py",
+        *(f"{name}.{form}" for name in ("class", "kind", "own") for form in ("jsonl", "yaml")),
+    ]
+    assert all(str(tmp_path) not in text for text in written.values())  # the folder may be moved
     theirs = transformers.PreTrainedTokenizerFast(tokenizer_file=str(small_data / "tokenizer" / TOKENIZER_FILE))
     encoder = TextEncoder(small_data / "tokenizer" / TOKENIZER_FILE)
     loaded = load_config(config)
-    for task in (loaded.evaluate.tasks[0], loaded.evaluate.tasks[2]):
-        settings = yaml.safe_load((out / f"{task.name}.yaml").read_text(encoding="utf-8"))
-        lines = Path(settings["dataset_kwargs"]["data_files"]["test"]).read_text(encoding="utf-8").splitlines()
+    for task in loaded.evaluate.tasks:
+        settings = yaml.load(written[f"{task.name}.yaml"], _Harness)
+        assert settings["custom_dataset"] == "beside.items"
+        lines = written[settings["dataset_kwargs"]["file"]].splitlines()
         questions = load_task(task, encoder, loaded).questions
         assert len(lines) == len(questions)
         for line, question in zip(lines, questions, strict=True):
@@ -53,8 +66,13 @@ def test_its_rule_gives_our_contexts_and_continuations(config: Path, small_data:
                 text = context.rstrip()
                 whole = theirs(context + settings["target_delimiter"] + choice)["input_ids"]
                 start = len(theirs(text)["input_ids"])
-                assert (whole[:start], whole[start:]) == (option.context, option.ids)
-                assert option.num_chars == len(choice)
+                if task.form == "chat":  # the line end that is cut off the context is every choice's first id
+                    assert whole == option.context + option.ids
+                    assert whole[start : len(option.context)] == encoder.encode("\n")
+                    assert [metric["metric"] for metric in settings["metric_list"]] == ["acc"]
+                else:
+                    assert (whole[:start], whole[start:]) == (option.context, option.ids)
+                    assert option.num_chars == len(choice)
 
 
 def test_nothing_to_write_and_a_folder_of_other_things_are_refused(config: Path, tmp_path: Path) -> None:
@@ -66,5 +84,5 @@ def test_nothing_to_write_and_a_folder_of_other_things_are_refused(config: Path,
         *command, "--set", "evaluate.tasks=[]", "--out", str(tmp_path / "new"), folder=tmp_path / "outputs"
     )
     assert processes.wait() == [2]
-    assert "none is of kind choice and form text" in processes.text()
+    assert "none is of kind choice" in processes.text()
     assert not (tmp_path / "new").exists()

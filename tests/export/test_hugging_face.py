@@ -15,6 +15,7 @@ from trainer.export.exporting import export
 from trainer.inference.generation import generate_ids, prompt_ids
 from trainer.inference.loading import load_model
 from trainer.run_folder import RunFolder
+from trainer.tokens.chat import Message, render_chat
 from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder
 
 CPU = torch.device("cpu")
@@ -49,7 +50,7 @@ def test_stock_transformers_computes_the_same_logits_and_text(run: Path, tmp_pat
     assert [each for each in written if each not in theirs.generation_config.eos_token_id] == wanted
 
 
-def test_the_tokenizer_gives_the_same_ids_and_knows_the_models_longest_context(run: Path, tmp_path: Path) -> None:
+def test_the_tokenizer_gives_the_same_ids_and_knows_the_longest_text_that_was_trained(run: Path, tmp_path: Path) -> None:
     import transformers
 
     out = exported(run, tmp_path / "out")
@@ -59,7 +60,24 @@ def test_the_tokenizer_gives_the_same_ids_and_knows_the_models_longest_context(r
     assert theirs(text)["input_ids"] == ours.encode(text)
     assert theirs("<|endoftext|>the")["input_ids"] == [0, *ours.encode("the")]
     assert (theirs.bos_token_id, theirs.eos_token_id, theirs.pad_token_id) == (1, 2, 0)
-    assert theirs.model_max_length == load_config(run).model.max_positions
+    config = json.loads((out / "config.json").read_bytes())
+    assert theirs.model_max_length == config["max_position_embeddings"] == load_config(run).tokens.row_tokens == 64
+
+
+def test_the_chat_template_stands_in_a_file_and_says_which_tokens_counted(run: Path, tmp_path: Path) -> None:
+    """TRL's `assistant_only_loss` asks for this mask."""
+    import transformers
+
+    out = exported(run, tmp_path / "out")
+    theirs = transformers.AutoTokenizer.from_pretrained(out)
+    template = (out / "chat_template.jinja").read_text(encoding="utf-8")
+    older = json.loads((out / "tokenizer_config.json").read_bytes())["chat_template"]
+    assert theirs.chat_template == template == older
+    values = [{"role": role, "content": content} for role, content in (("user", "<|im_end|>?"), ("assistant", "Two.")) * 2]
+    found = theirs.apply_chat_template(values, return_dict=True, return_assistant_tokens_mask=True)
+    ours = render_chat([Message.model_validate(value) for value in values]).encode(TextEncoder(out / TOKENIZER_FILE))
+    assert found["input_ids"] == ours.ids
+    assert [bool(counts) for counts in found["assistant_masks"]] == ours.mask
 
 
 def test_config_keys_are_those_of_the_model_class(run: Path, tmp_path: Path) -> None:

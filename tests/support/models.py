@@ -40,7 +40,7 @@ def save_run(config: Config, model: GPT, step: int = 7) -> None:
     tokenizer = TextEncoder(folder.tokenizer / TOKENIZER_FILE)
     manifest = CheckpointManifest(
         stage="pretrain", state=TrainingState(step=step), run=config.hash(), data_sha256="", tokenizer_sha256=tokenizer.sha256,
-        precision="fp32", versions={}, config={}, files={},
+        precision="fp32", versions={}, config=config.model_dump(mode="json"), files={},
     )  # fmt: skip
     writer = CheckpointWriter(folder.checkpoints_of("pretrain"), keep=2)
     shapes = {MODEL_FILE: {name: tuple(tensor.shape) for name, tensor in tensors.items()}, OPTIMIZER_FILE: {}}

@@ -80,29 +80,45 @@ pieces = st.one_of(
 contents = st.lists(pieces, max_size=6).map("".join)
 arguments = st.dictionaries(st.text(max_size=5), st.one_of(contents, st.integers(), st.none()), max_size=2)
 calls = st.lists(st.fixed_dictionaries({"name": contents, "arguments": arguments}), max_size=2)
+parts = st.lists(st.fixed_dictionaries({"type": st.just("text"), "text": contents}), max_size=3)
+said_in_any_form = st.one_of(contents, parts)
 turns = st.one_of(
-    st.fixed_dictionaries({"role": st.sampled_from(["user", "tool"]), "content": contents}),
+    st.fixed_dictionaries({"role": st.sampled_from(["user", "tool"]), "content": said_in_any_form}),
     st.fixed_dictionaries(
-        {"role": st.just("assistant"), "content": contents},
+        {"role": st.just("assistant"), "content": said_in_any_form},
         optional={"reasoning_content": contents, "tool_calls": calls},
     ),
 )
-systems = st.lists(st.fixed_dictionaries({"role": st.just("system"), "content": contents}), max_size=1)
+systems = st.lists(st.fixed_dictionaries({"role": st.just("system"), "content": said_in_any_form}), max_size=1)
 conversations = st.tuples(systems, st.lists(turns, min_size=1, max_size=4)).map(lambda both: [*both[0], *both[1]])
 
 
 @given(conversations, st.booleans(), st.booleans())
 @settings(max_examples=300, deadline=None)
-def test_hugging_face_renders_any_conversation_to_the_same_ids(
+def test_hugging_face_renders_any_conversation_to_the_same_ids_and_counts_the_same_tokens_as_targets(
     encoder: TextEncoder, hugging_face: Any, values: list[dict[str, Any]], with_tools: bool, open_end: bool
 ) -> None:
+    """TRL's `assistant_only_loss` takes its targets from this mask."""
     tools = [WEATHER, {"name": "<|im_end|>"}] if with_tools else None
     chat = render_chat([Message.model_validate(value) for value in values], tools, add_generation_prompt=open_end)
     ours = chat.encode(encoder)
-    theirs = hugging_face.apply_chat_template(values, tools=tools, add_generation_prompt=open_end, return_dict=False)
-    assert ours.ids == theirs
+    theirs = hugging_face.apply_chat_template(
+        values, tools=tools, add_generation_prompt=open_end, return_dict=True, return_assistant_tokens_mask=True
+    )
+    assert ours.ids == theirs["input_ids"]
+    assert ours.mask == [bool(counts) for counts in theirs["assistant_masks"]]
     from_template = sum(segment.special is not None for segment in chat.segments)
     assert sum(token < len(SPECIAL_TOKENS) for token in ours.ids) == from_template
+
+
+def test_a_content_of_parts_is_their_text_and_other_parts_are_refused(hugging_face: Any) -> None:
+    parts = [{"type": "text", "text": " What is"}, {"type": "text", "text": " an elk? "}]
+    assert Message.model_validate({"role": "user", "content": parts}) == Message(role="user", content=" What is an elk? ")
+    image = {"role": "user", "content": [*parts, {"type": "image_url", "image_url": {"url": "data:,"}}]}
+    with pytest.raises(ValidationError, match="only text is read"):
+        Message.model_validate(image)
+    with pytest.raises(Exception, match="only parts of type text are read"):
+        hugging_face.apply_chat_template([image], tokenize=False)
 
 
 def test_tools_of_the_system_message_are_those_of_the_call(hugging_face: Any, encoder: TextEncoder) -> None:

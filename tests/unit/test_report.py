@@ -1,5 +1,6 @@
 """The report: what holds after kills and restarts, what the page says of it, and that nothing in it can become markup."""
 
+import html
 import json
 import math
 import re
@@ -461,7 +462,149 @@ def test_several_checkpoints_stand_side_by_side() -> None:
     story = story_of(measured("a", 2.0, " upon"), measured("b", 1.5, " more"), Evaluated(step=40, bits_per_byte=SCORES))
     text = text_of(render_page(story))
     assert "Side by side" in text
-    assert re.search(r"a sft 2.000 2.100 b sft 1.500 1.600 Once <b> upon a Once <b> more b", text), text
+    assert "Source a b unigram bigram a vs bigram rfc 2.000 1.500 (best) 4.500 3.000" in text
+    assert "Once <b> upon a Once <b> more b" in text
+
+
+def test_the_headline_is_the_pretrained_model_s_with_its_own_tokens_and_the_tuned_ones_stand_beside() -> None:
+    def measured(stage: str, bits: float) -> CheckpointMeasured:
+        name = f"{'' if stage == 'pretrain' else stage + '/'}checkpoints/step-00000040"
+        return CheckpointMeasured(step=40, checkpoint=name, stage=stage, bits_per_byte={"all": bits}, samples={})
+
+    scores = {"model": {"all": 2.75}, "unigram": {"all": 4.6}, "bigram": {"all": 3.2}}
+    story = story_of(
+        STARTED, step(40), FINISHED,
+        replace(STARTED, stage="sft"), replace(step(10), stage="sft", tokens_seen=5_000),
+        replace(STARTED, stage="dpo"), replace(step(10), stage="dpo", tokens_seen=6_000),
+        measured("pretrain", 2.0), measured("sft", 2.5), measured("dpo", 2.75),
+        Evaluated(step=40, bits_per_byte=scores, stage="dpo"),
+    )  # fmt: skip
+    text = text_of(render_page(story))
+    assert "Held-out bits per byte 2.000 2.500 after sft 5,000 tokens 2.750 after dpo 6,000 tokens" in text
+    assert "38 % below the bigram baseline, 3.200 the pretrained model, after 40.0 k tokens" in text
+    assert "Tokens seen 40.0 k 0.40 epochs and 11.0 k in tuning" in text
+    assert "all sources 2.000 (best) 2.500 2.750 4.600 3.200 \u221238 %" in text
+
+
+def test_a_run_that_only_tunes_says_whose_its_headline_is() -> None:
+    evaluated = Evaluated(step=40, bits_per_byte={"model": {"all": 2.5}}, stage="sft")
+    story = story_of(replace(STARTED, stage="sft"), replace(step(40), stage="sft", tokens_seen=5_000), evaluated)
+    assert "Held-out bits per byte 2.500 the model after instruction tuning, after 5,000 tokens" in text_of(render_page(story))
+
+
+def chart_points(page: str, name: str) -> dict[str, list[list[float]]]:
+    """The points of each line of a chart."""
+    (chart,) = re.findall(rf'<svg[^>]*data-chart="([^"]*)"[^>]*><title>{name}</title>', page)
+    return {line["name"]: line["points"] for line in json.loads(html.unescape(chart))["series"]}
+
+
+def test_held_out_curves_begin_where_each_stage_begins() -> None:
+    answers = [
+        AnswersValidated(step=number, stage="sft", bits_per_byte=bits, by_source={}, duration_s=1.0)
+        for number, bits in ((0, 3.0), (10, 2.0))
+    ]
+    judged = [
+        AnswersJudged(
+            step=number, stage="grpo", prompts=8, reward=reward, by_source={}, answer_tokens=8.0, samples=[], duration_s=1.0
+        )
+        for number, reward in ((0, 0.1), (10, 0.5))
+    ]
+    story = story_of(
+        STARTED, replace(validated(0, 8.0), by_source={}), step(10), replace(validated(10, 2.0), by_source={}), FINISHED,
+        replace(STARTED, stage="sft"), answers[0], replace(step(10), stage="sft"), answers[1],
+        replace(STARTED, stage="grpo"), judged[0], replace(step(10), stage="grpo"), judged[1],
+    )  # fmt: skip
+    page = render_page(story)
+    assert chart_points(page, "Validation") == {"all sources": [[0, 8.0], [10, 2.0]]}
+    assert chart_points(page, "Held out") == {"answers": [[0, 3.0], [10, 2.0]]}
+    assert chart_points(page, "Reward")["held out"] == [[0, 0.1], [10, 0.5]]
+
+
+def test_tasks_stand_by_stages_and_the_best_is_marked_where_it_beats_guessing() -> None:
+    def score(accuracy: float, p_value: float) -> dict[str, float]:
+        return {"accuracy": accuracy, "low": accuracy - 0.05, "high": accuracy + 0.05, "p_value": p_value}
+
+    def told(stage: str, kind: tuple[float, float], word: tuple[float, float]) -> list[TaskScored]:
+        name = f"{stage}checkpoints/step-00000040"
+        return [
+            TaskScored(
+                step=40,
+                checkpoint=name,
+                task=task,
+                kind="choice",
+                n=9,
+                chance=0.25,
+                left_out=0,
+                scores={"plain": score(*value)},
+            )
+            for task, value in (("kind", kind), ("word", word))
+        ]
+
+    events = [
+        *told("", (0.2, 0.9), (0.3, 0.2)),
+        *told("sft/", (0.48, 1e-9), (0.31, 0.1)),
+        *told("dpo/", (0.45, 1e-8), (0.2, 1.0)),
+    ]
+    text = text_of(render_page(story_of(STARTED, *events, Evaluated(step=40, bits_per_byte=SCORES))))
+    assert "Task Score Items Guessing pretrain sft dpo kind sum 9 25.0 % 20.0 %" in text
+    assert text.count("(best)") == 1
+    assert "48.0 % (best) (43.0 to 53.0) p < 0.0001 45.0 %" in text
+
+
+def test_answers_stand_before_and_after_each_stage() -> None:
+    def measured(stage: str, answer: str) -> CheckpointMeasured:
+        question = "<|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nWhat is <b>?<|im_end|>\n<|im_start|>assistant\n"
+        said = {"source": "chatter", "question": question, "expected": "Bold.", "answer": answer}
+        return CheckpointMeasured(step=1, checkpoint=stage, stage=stage, bits_per_byte={}, samples={}, answers=[said])
+
+    story = story_of(measured("pretrain", "and on"), measured("sft", "A tag."), Evaluated(bits_per_byte=SCORES))
+    text = text_of(render_page(story))
+    assert "system Be kind. user What is <b>? and on pretrain A tag. sft Bold. in the data" in text
+
+
+def test_judged_answers_are_those_of_the_first_measure_and_of_the_last() -> None:
+    def judged(number: int, answer: str, reward: float) -> AnswersJudged:
+        samples = [{"prompt": "<|im_start|>user\nWhat?<|im_end|>\n<|im_start|>assistant\n", "answer": answer, "reward": reward}]
+        return AnswersJudged(
+            step=number,
+            stage="grpo",
+            prompts=1,
+            reward=reward,
+            by_source={},
+            answer_tokens=1.0,
+            samples=samples,
+            duration_s=1.0,
+        )
+
+    events = [judged(0, "zz", -0.5), judged(10, "amid", 0.0), judged(20, "", 0.75)]
+    story = story_of(replace(STARTED, stage="grpo"), events[0], replace(step(10), stage="grpo"), *events[1:])
+    text = text_of(render_page(story))
+    assert "user What? zz step 0: reward -0.500 (an empty answer) step 20: reward 0.750" in text
+    assert "amid" not in text
+
+
+def test_the_chart_has_the_rows_and_columns_of_the_table() -> None:
+    page = render_page(full_story())
+    chart = page[page.index("<title>Bits per byte by source</title>") :].split("</svg>")[0]
+    assert re.findall(r'class="group"[^>]*>([^<]*)<', chart) == ["rfc", "all sources"]
+    assert re.findall(r'class="legend"[^>]*>([^<]*)<', chart) == ["model", "unigram", "bigram"]
+    assert re.findall(r'class="value"[^>]*>([^<]*)<', chart) == ["1.500", "4.500", "3.000", "1.600", "4.600", "3.200"]
+
+
+def test_rows_of_another_number_are_said_to_be_so() -> None:
+    def text(config: str) -> str:
+        return text_of(render_page(story_of(STARTED, step(10), validated(10, 2.0), config_text=config)))
+
+    config = "validation: {{max_rows_per_source: 48}}\nevaluate: {{max_rows_per_source: {}}}\n"
+    assert "Validation is of at most 48 rows of each source, the evaluation below of at most 96 rows" in text(config.format(96))
+    assert "the evaluation below of all held-out rows" in text(config.format("null"))
+    assert "Validation is of" not in text(config.format(48))
+
+
+def test_the_contents_name_every_section_in_order() -> None:
+    page = render_page(full_story())
+    nav = page[page.index("<nav") : page.index("</nav>")]
+    assert re.findall(r'href="#([^"]*)">([^<]*)<', nav) == re.findall(r'<h2 id="([^"]*)">([^<]*)<', page)
 
 
 def test_without_tasks_the_page_has_no_section_for_them() -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.support.browser import DESKTOP, PHONE, note_trouble, overflow
+from trainer.corpus.account import Account, SourceAccount
 from trainer.events import (
+    AnswersJudged,
+    AnswersValidated,
     CheckpointMeasured,
     CheckpointSaved,
     Evaluated,
@@ -26,12 +30,15 @@ from trainer.events import (
     Validated,
 )
 from trainer.tracking.report import write_report
+from trainer.tracking.report_page import render_page
+from trainer.tracking.run_story import tell_story
 
 pytestmark = [pytest.mark.web, pytest.mark.tools]
 
 HEADINGS = ["Learning", "Speed", "Evaluation", "Samples", "What happened", "Checkpoints", "Config"]
-HEADINGS_OF_ALL = [*HEADINGS[:3], "Tasks", "Samples", "Side by side", *HEADINGS[4:]]
-"""With tasks and several checkpoints."""
+TUNED = ["Instruction tuning", "Reinforcement by rewards"]
+HEADINGS_OF_ALL = [*HEADINGS[:2], *TUNED, "Evaluation", "Tasks", "Answers", "Samples", "Side by side", *HEADINGS[4:]]
+"""With stages after pretraining, tasks and several checkpoints."""
 ABOVE_MODEL = {"model": 0.0, "unigram": 3.0, "bigram": 1.9}
 """How far each lies above the model, in bits per byte."""
 
@@ -87,10 +94,32 @@ def run_events() -> list[Event]:
     events += [
         TrainingFinished(step=200, stage="pretrain", complete=True, duration_s=100.0, skipped_steps=0),
         OrderChecked(steps=200, samples=6400, repeated=0, skipped=0),
+        *tuned(),
         *evaluated_together(sources),
         Evaluated(step=200, bits_per_byte=scores),
         Generated(step=200, prompt="The protocol", text=" <script>alert(1)</script> " + "y" * 300, tokens_per_s=400.0),
     ]
+    return events
+
+
+def tuned() -> list[Event]:
+    """Stages after pretraining, measured before their first step, too."""
+    events: list[Event] = []
+    for stage in ("sft", "grpo"):
+        events.append(replace(started(0, 1), stage=stage))
+        for step in (0, 10, 20):
+            fields = {"step": step, "stage": stage, "duration_s": 1.0}
+            bits = 2.0 - step / 40
+            events.append(Validated(bits_per_byte=bits, by_source={}, **fields))  # type: ignore[arg-type]
+            if stage == "sft":
+                events.append(AnswersValidated(bits_per_byte=bits, by_source={}, **fields))  # type: ignore[arg-type]
+            else:
+                prompt = "<|im_start|>user\nWhat is <script>alert(3)</script>?<|im_end|>\n<|im_start|>assistant\n"
+                samples = [{"prompt": prompt, "answer": "v" * (300 - step), "reward": step / 20}]
+                judged = {"prompts": 8, "reward": step / 20, "by_source": {}, "answer_tokens": 8.0, "samples": samples}
+                events.append(AnswersJudged(**judged, **fields))  # type: ignore[arg-type]
+            if step:
+                events.append(replace(stepped(step), stage=stage))
     return events
 
 
@@ -114,9 +143,16 @@ def evaluated_together(sources: dict[str, float]) -> list[Event]:
             )
         )
         samples = {"The protocol": " <script>alert(2)</script> " + "w" * 300, "": "a document"}
+        asked = {
+            "source": "chatter",
+            "question": "<|im_start|>user\n春?<|im_end|>\n",
+            "expected": "Spring.",
+            "answer": "u" * 300,
+        }
+        bits = sources | {"all": 1.6}
         events.append(
             CheckpointMeasured(
-                step=step, checkpoint=name, stage="pretrain", bits_per_byte=sources | {"all": 1.6}, samples=samples
+                step=step, checkpoint=name, stage="pretrain", bits_per_byte=bits, samples=samples, answers=[asked]
             )
         )
     return events
@@ -129,6 +165,40 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "events.jsonl").write_text("\n".join(record.to_json() for record in records) + "\n", encoding="utf-8")
     (folder / "config.yaml").write_text("name: web-test\nmodel:\n  note: " + "z" * 300 + "\n", encoding="utf-8")
     return write_report(folder)
+
+
+@pytest.fixture(scope="module")
+def crowded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report whose charts have much to say: many kills and returns, long runs, large and tiny figures, a full corpus."""
+    folder = tmp_path_factory.mktemp("crowded")
+    events: list[Event] = [replace(started(0, 2), num_steps=1_200_000)]
+    for place in range(12):
+        step = 1_000 + 97_531 * place
+        events.append(
+            replace(stepped(step), lr=3e-7 * (place + 1), tokens_per_s=1_234_567.0 + place, grad_norm=10.0 ** (place - 6))
+        )
+        events += [RankKilled(step=step, rank=place, pid=2), started(step, 2 + place % 3)]
+    account = Account(sources={"mine": _full_source()}, clusters=[])
+    page = folder / "report.html"
+    records = [Record(1_700_000_000.0 + i, "cafe0123456789", event) for i, event in enumerate(events)]
+    page.write_text(render_page(tell_story(records, "crowded"), account), encoding="utf-8")
+    return page
+
+
+def _full_source() -> SourceAccount:
+    return SourceAccount(
+        counts={"read": 99_999, "kept": 80_000, "held_out": 900, "bad": 3},
+        rules={f"gopher.{place}": 10 for place in range(5)} | {"duplicate": 12_345},
+        changes={},
+        languages={f"l{place}": 10 ** (place % 7) for place in range(20)},
+        read_chars=10**9,
+        clean_chars=10**8,
+        train_bytes=10**8,
+        held_out_bytes=10**6,
+        repeats=1.0,
+        lengths={place: 9_000 + 300 * (place % 3) for place in range(3, 24)},
+        samples={},
+    )
 
 
 @pytest.fixture
@@ -227,14 +297,69 @@ def test_with_several_lines_the_pointer_shows_each(open_page: Any) -> None:
 
 def test_arrow_keys_move_along_a_chart(open_page: Any, trouble: list[str]) -> None:
     page = open_page(viewport=DESKTOP)
-    page.keyboard.press("Tab")
-    tip = page.locator("figure", has=chart(page, "Training loss")).locator(".tip")
+    loss = chart(page, "Training loss")
+    tip = page.locator("figure", has=loss).locator(".tip")
+    for _ in range(40):  # past the contents
+        page.keyboard.press("Tab")
+        if loss.evaluate("each => each === document.activeElement"):
+            break
     expect(tip).to_contain_text("optimizer step 200")
     page.keyboard.press("ArrowLeft")
     expect(tip).to_contain_text("optimizer step 190")
     page.keyboard.press("Home")
     expect(tip).to_contain_text("optimizer step 10\n")
     assert trouble == []
+
+
+def test_the_contents_lead_to_every_section(open_page: Any, trouble: list[str]) -> None:
+    page = open_page(viewport=DESKTOP)
+    links = page.get_by_role("navigation", name="Contents").get_by_role("link")
+    expect(links).to_have_text(HEADINGS_OF_ALL)
+    for heading in ("Tasks", "Config"):
+        links.get_by_text(heading, exact=True).focus()
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("heading", level=2, name=heading, exact=True)).to_be_in_viewport()
+    assert trouble == []
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_what_scrolls_by_itself_is_reached_and_moved_by_keyboard_under_a_name(
+    open_page: Any, trouble: list[str], viewport: dict[str, int]
+) -> None:
+    page = open_page(viewport=viewport)
+    page.get_by_text("Show the resolved config").click()
+    scrolling = page.evaluate("""() => [...document.querySelectorAll("body *")]
+        .filter((each) => each.scrollWidth > each.clientWidth && /auto|scroll/.test(getComputedStyle(each).overflowX))
+        .map((each) => [each.tabIndex, each.getAttribute("role"), !!each.getAttribute("aria-label")])""")
+    assert len(scrolling) >= (1 if viewport == DESKTOP else 3)
+    assert all(each == [0, "region", True] for each in scrolling), scrolling
+    region = page.get_by_role("region", name="The resolved config")
+    region.focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("() => document.activeElement.scrollLeft > 0")
+    assert trouble == []
+
+
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_no_two_labels_of_a_chart_lie_on_each_other(open_page: Any, crowded: Path, viewport: dict[str, int]) -> None:
+    for path in (None, crowded):
+        page = open_page(viewport=viewport) if path is None else open_page(path, viewport=viewport)
+        collisions = page.evaluate("""() => [...document.querySelectorAll("svg.chart")].flatMap((chart) => {
+            const boxes = [...chart.querySelectorAll("text")]
+                .map((each) => [each.textContent, each.getBoundingClientRect()]).filter(([, box]) => box.width);
+            const scale = chart.getBoundingClientRect().width / chart.viewBox.baseVal.width;
+            // a line's box is higher than its letters; side by side, two labels need a gap to be read as two
+            const meet = (a, b, gap) => Math.min(a.right, b.right) - Math.max(a.left, b.left) > -gap * scale &&
+                Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 4 * scale;
+            const bars = [...chart.querySelectorAll("rect.bar")].map((each) => each.getBoundingClientRect());
+            const right = chart.getBoundingClientRect().right + 2;
+            return boxes.flatMap(([text, box], index) => [
+                ...(box.right > right ? [text + " / the edge"] : []),
+                ...boxes.slice(index + 1).filter(([, other]) => meet(box, other, 2)).map(([other]) => text + " / " + other),
+                ...bars.filter((bar) => meet(box, bar, 0)).map(() => text + " / a bar"),
+            ]);
+        })""")
+        assert collisions == []
 
 
 def test_a_script_in_a_sample_shows_as_text(open_page: Any, trouble: list[str]) -> None:

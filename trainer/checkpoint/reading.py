@@ -25,7 +25,11 @@ class Checkpoint:
     @staticmethod
     def trusted(folder: Path, step: int) -> "Checkpoint":
         """A checkpoint that another process has just verified: only its manifest is read."""
-        path = folder / folder_name(step)
+        return Checkpoint.at(folder / folder_name(step))
+
+    @staticmethod
+    def at(path: Path) -> "Checkpoint":
+        """A checkpoint of which only the manifest is read, and verified. Raises CheckpointError."""
         return Checkpoint(path, _read_manifest(path))
 
 

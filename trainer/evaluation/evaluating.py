@@ -4,7 +4,7 @@ Baselines and rows are the same for all checkpoints that are evaluated together.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
@@ -16,6 +16,7 @@ from trainer.checkpoint.reading import Checkpoint
 from trainer.config import Config
 from trainer.evaluation.choosing import checkpoint_paths, settings_hash
 from trainer.evaluation.ngrams import NgramModel
+from trainer.evaluation.questions import MAX_ANSWER_TOKENS, AskedQuestion, held_out_questions
 from trainer.evaluation.scoring import TaskResult, check_lengths, log_probabilities, score_task
 from trainer.evaluation.statistics import Difference
 from trainer.evaluation.tasks import LoadedTask, load_task
@@ -48,7 +49,7 @@ def evaluate(config: Config, folder: RunFolder, tracker: Tracker) -> Evaluated:
     last = entries[-1]
     figures = {"model": last["bits_per_byte"]}
     figures |= _baselines(bench.validator, NgramModel.fit(bench.data.train, bench.data.manifest.vocab_size))
-    evaluated = Evaluated(step=last["step"], bits_per_byte=figures)
+    evaluated = Evaluated(step=last["step"], bits_per_byte=figures, stage=last["stage"])
     values = {"stage": last["stage"], "step": last["step"], "bits_per_byte": figures, "run": config.hash()}
     compared = _differences(outcomes)
     values |= {"checkpoints": entries, "differences": compared, "settings": settings_hash(config, folder)}
@@ -71,6 +72,8 @@ class _Bench:
     validator: Validator
     tasks: Mapping[str, tuple[str, LoadedTask]]
     """By name: kind and questions."""
+    questions: Sequence[AskedQuestion]
+    """What is asked in a chat, of each checkpoint."""
     num_positions: int
 
     @staticmethod
@@ -89,8 +92,10 @@ class _Bench:
             tasks[task.name] = task.kind, loaded
         for prompt in config.generate.prompts:
             longest = max(longest, len(prompt_ids(encoder, prompt)) + config.generate.max_tokens)
+        questions = held_out_questions(folder, encoder, config.model.max_positions - MAX_ANSWER_TOKENS)
+        longest = max([longest, *(len(each.prompt) + MAX_ANSWER_TOKENS for each in questions)])
         num_positions = min(longest, config.model.max_positions)
-        return _Bench(config, folder, data, encoder, device, validator, tasks, num_positions)
+        return _Bench(config, folder, data, encoder, device, validator, tasks, questions, num_positions)
 
 
 _Outcomes = dict[tuple[str, str], list[bool]]
@@ -110,6 +115,7 @@ def _measure(
     bits = {**validated.by_source, "all": validated.bits_per_byte}
     results = [_answer(bench, loaded, numerics, *task) for task in bench.tasks.items()]
     samples = _samples(bench, loaded) if with_samples else {}
+    answers = _answers(bench, loaded) if with_samples else []
     tasks = []
     for result in results:
         scores = {score: accuracy.to_json() for score, accuracy in result.scores.items()}
@@ -118,10 +124,12 @@ def _measure(
         tasks.append(fields | {"scores": scores})
     stage = checkpoint.manifest.stage
     if with_samples:
-        tracker.emit(CheckpointMeasured(step=loaded.step, checkpoint=name, stage=stage, bits_per_byte=bits, samples=samples))
+        fields = {"checkpoint": name, "stage": stage, "bits_per_byte": bits, "samples": samples, "answers": answers}
+        tracker.emit(CheckpointMeasured(step=loaded.step, **fields))  # type: ignore[arg-type]
     entry = {"checkpoint": name, "stage": stage, "step": loaded.step, "bits_per_byte": bits, "tasks": tasks}
     right = {(result.task, score): of for result in results for score, of in result.right.items()}
-    return entry | {"samples": [{"prompt": prompt, "text": text} for prompt, text in samples.items()]}, right
+    texts = [{"prompt": prompt, "text": text} for prompt, text in samples.items()]
+    return entry | {"samples": texts, "answers": answers}, right
 
 
 def _differences(outcomes: Mapping[str, _Outcomes]) -> list[dict[str, Any]]:
@@ -150,6 +158,19 @@ def _samples(bench: _Bench, loaded: LoadedModel) -> dict[str, str]:
         written = generate_ids(loaded.model, ids, section, section.seed + number, bench.encoder.vocab_size)
         texts[prompt] = "".join(stream_text(bench.encoder, written))
     return texts
+
+
+def _answers(bench: _Bench, loaded: LoadedModel) -> list[dict[str, str]]:
+    """What the model answers to each held-out question."""
+    settings = bench.config.generate
+    settings = settings.model_copy(update={"max_tokens": min(settings.max_tokens, MAX_ANSWER_TOKENS)})
+    answers = []
+    for number, asked in enumerate(bench.questions):
+        written = generate_ids(loaded.model, asked.prompt, settings, settings.seed + number, bench.encoder.vocab_size)
+        answer = "".join(stream_text(bench.encoder, written))
+        fields = {"source": asked.source, "question": asked.question, "expected": asked.expected}
+        answers.append(fields | {"answer": answer})
+    return answers
 
 
 def _baselines(validator: Validator, ngrams: NgramModel) -> dict[str, dict[str, float]]:

@@ -15,6 +15,7 @@ from trainer.errors import UsageError
 from trainer.export.card import evaluation_of, model_card
 from trainer.export.hugging_face import Dtype, generation_config, model_config, write_tokenizer, write_weights
 from trainer.files import FileRecord, new_folder, write_file, write_json
+from trainer.inference.lineage import lineage_of
 from trainer.inference.loading import check_tokenizer, checkpoint_name, chosen_checkpoint, load_weights
 from trainer.model.gpt import GPT
 from trainer.run_folder import RunFolder
@@ -23,14 +24,6 @@ from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder, check_vocabula
 Format = Literal["hf", "gguf"]
 MANIFEST = "manifest.json"
 KIND = "pretrain-run export"
-
-_USE = {
-    "hf": "It loads with stock transformers, without remote code:\n\n"
-    "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-    'model = AutoModelForCausalLM.from_pretrained("FOLDER")\ntokenizer = AutoTokenizer.from_pretrained("FOLDER")\n```\n\n'
-    "Each document of its training text began behind `<|endoftext|>`: put that in front of a text to continue.",
-    "gguf": "It is one GGUF file, which llama.cpp and what builds on it read: `llama-cli -m NAME.gguf`.",
-}
 
 
 def export(config: Config, folder: RunFolder, out: Path, form: Format, dtype: Dtype, checkpoint: Path | None = None) -> Path:
@@ -47,10 +40,11 @@ def export(config: Config, folder: RunFolder, out: Path, form: Format, dtype: Dt
     # a model in memory and not the file's tensors: what loading adds to the weights is in what is exported
     model = load_weights(config, chosen, torch.device("cpu"), 1).model
     name = checkpoint_name(folder, chosen)
-    card = model_card(config, chosen.manifest, evaluation_of(folder.evaluation, config.hash(), name), _USE[form])
+    lineage = lineage_of(chosen, config)
+    card = model_card(config, lineage, evaluation_of(folder.evaluation, config.hash(), name), form)
     with new_folder(out.absolute()) as partial:
         files = {"README.md": write_file(partial / "README.md", card.encode())}
-        files |= _write(config, folder, model, partial, form, dtype)
+        files |= _write(config, folder, model, partial, form, dtype, lineage.trained_tokens)
         write_json(partial / MANIFEST, _manifest(config, chosen, form, dtype, files))
     return out
 
@@ -72,18 +66,20 @@ def refuse_other_content(out: Path, run: str, form: Format) -> None:
         )
 
 
-def _write(config: Config, folder: RunFolder, model: GPT, partial: Path, form: Format, dtype: Dtype) -> dict[str, FileRecord]:
+def _write(
+    config: Config, folder: RunFolder, model: GPT, partial: Path, form: Format, dtype: Dtype, trained_tokens: int
+) -> dict[str, FileRecord]:
     if form == "gguf":
         from trainer.export.gguf_file import write_gguf
 
         name = f"{config.name}-{dtype}.gguf"
-        return {name: write_gguf(partial / name, config, model, folder.tokenizer, dtype)}
+        return {name: write_gguf(partial / name, config, model, folder.tokenizer, dtype, trained_tokens)}
     files = {
-        "config.json": write_json(partial / "config.json", model_config(config.model, dtype)),
+        "config.json": write_json(partial / "config.json", model_config(config.model, dtype, trained_tokens)),
         "generation_config.json": write_json(partial / "generation_config.json", generation_config()),
         "model.safetensors": write_weights(partial / "model.safetensors", model.named_parameters(), dtype),
     }
-    return files | write_tokenizer(folder.tokenizer, partial, config.model.max_positions)
+    return files | write_tokenizer(folder.tokenizer, partial, trained_tokens)
 
 
 def _manifest(

@@ -14,18 +14,16 @@ import torch
 
 from trainer.config import Config, ModelSection
 from trainer.errors import MissingDependencyError, TokenizerError
-from trainer.export.hugging_face import Dtype, read_tokenizer_config
+from trainer.export.hugging_face import Dtype
 from trainer.files import DISK, FileRecord, record_of
 from trainer.model.gpt import GPT
-from trainer.tokens.tokenizer import END_OF_TEXT, IM_END, IM_START, TOKENIZER_FILE
+from trainer.tokens.tokenizer import END_OF_TEXT, IM_END, IM_START, TOKENIZER_FILE, chat_template
 
 if TYPE_CHECKING:
     from gguf import GGUFWriter
 
-CHAT_TEMPLATE_FILE = "chat_template.jinja"
 
-
-def write_gguf(file: Path, config: Config, model: GPT, tokenizer: Path, dtype: Dtype) -> FileRecord:
+def write_gguf(file: Path, config: Config, model: GPT, tokenizer: Path, dtype: Dtype, trained_tokens: int) -> FileRecord:
     """Write the file and flush it. Vectors stay float32, as llama.cpp wants them. Raises MissingDependencyError."""
     try:
         import gguf
@@ -36,7 +34,7 @@ def write_gguf(file: Path, config: Config, model: GPT, tokenizer: Path, dtype: D
     writer.add_name(config.name)
     kinds = {"float32": "ALL_F32", "float16": "MOSTLY_F16", "bfloat16": "MOSTLY_BF16"}
     writer.add_file_type(gguf.LlamaFileType[kinds[dtype]])
-    _add_shape(writer, config.model)
+    _add_shape(writer, config.model, trained_tokens)
     _add_tokenizer(writer, tokenizer, config.model.vocab_size)
     names = gguf.get_tensor_name_map(arch, config.model.num_layers)
     for name, parameter in model.named_parameters():
@@ -70,9 +68,9 @@ def stored_rows(name: str, array: np.ndarray, model: ModelSection) -> np.ndarray
     return np.ascontiguousarray(halves.swapaxes(1, 2)).reshape(array.shape)
 
 
-def _add_shape(writer: "GGUFWriter", model: ModelSection) -> None:
+def _add_shape(writer: "GGUFWriter", model: ModelSection, trained_tokens: int) -> None:
     writer.add_vocab_size(model.vocab_size)
-    writer.add_context_length(model.max_positions)
+    writer.add_context_length(trained_tokens)
     writer.add_embedding_length(model.hidden_size)
     writer.add_block_count(model.num_layers)
     writer.add_feed_forward_length(model.ffn_size)
@@ -114,8 +112,7 @@ def _add_tokenizer(writer: "GGUFWriter", folder: Path, vocab_size: int) -> None:
     writer.add_pad_token_id(END_OF_TEXT)
     writer.add_unk_token_id(END_OF_TEXT)
     writer.add_add_bos_token(False)
-    if template := _chat_template(folder):
-        writer.add_chat_template(template)
+    writer.add_chat_template(chat_template(marks_answers=False))
 
 
 def _tokenizer(folder: Path) -> dict[str, Any]:
@@ -125,12 +122,3 @@ def _tokenizer(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise TokenizerError(f"{file}: cannot be read: {error}") from None
     return content
-
-
-def _chat_template(folder: Path) -> str | None:
-    """From a file of its own, where transformers 5 keeps it, else from the tokenizer's config."""
-    file = folder / CHAT_TEMPLATE_FILE
-    if file.exists():
-        return file.read_text(encoding="utf-8")
-    template = read_tokenizer_config(folder).get("chat_template")
-    return template if isinstance(template, str) else None

@@ -16,7 +16,15 @@ from trainer.checkpoint.format import safetensors_header
 from trainer.config import ModelSection
 from trainer.errors import TokenizerError
 from trainer.files import FileRecord, HashingWriter, write_file, write_json
-from trainer.tokens.tokenizer import CONFIG_FILE, END_OF_TEXT, IM_END, IM_START, TOKENIZER_FILE
+from trainer.tokens.tokenizer import (
+    CHAT_TEMPLATE_FILE,
+    CONFIG_FILE,
+    END_OF_TEXT,
+    IM_END,
+    IM_START,
+    TOKENIZER_FILE,
+    chat_template,
+)
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 _STORED: Mapping[Dtype, tuple[Literal["F32", "F16", "BF16"], torch.dtype]] = {
@@ -26,8 +34,8 @@ _STORED: Mapping[Dtype, tuple[Literal["F32", "F16", "BF16"], torch.dtype]] = {
 }
 
 
-def model_config(model: ModelSection, dtype: Dtype) -> dict[str, Any]:
-    """What stands in config.json.
+def model_config(model: ModelSection, dtype: Dtype, trained_tokens: int) -> dict[str, Any]:
+    """What stands in config.json. Its longest context is what was trained: the model knows nothing of positions beyond.
 
     The base of the rotary positions is written twice: transformers 5 reads `rope_parameters`, what is older and converters read
     `rope_theta`.
@@ -47,7 +55,7 @@ def model_config(model: ModelSection, dtype: Dtype) -> dict[str, Any]:
         "rms_norm_eps": model.norm_eps,
         "rope_theta": model.rope_theta,
         "rope_parameters": {"rope_type": "default", "rope_theta": model.rope_theta},
-        "max_position_embeddings": model.max_positions,
+        "max_position_embeddings": trained_tokens,
         "tie_word_embeddings": True,
         "attention_bias": False,
         "attention_dropout": 0.0,
@@ -85,13 +93,18 @@ def write_weights(file: Path, parameters: Iterable[tuple[str, Tensor]], dtype: D
     return writer.close()
 
 
-def write_tokenizer(source: Path, target: Path, max_positions: int) -> dict[str, FileRecord]:
-    """Copy the tokenizer's files, its chat template among them, with the model's longest context written into its config."""
-    records = {}
-    for file in sorted(path for path in source.iterdir() if path.is_file()):
+def write_tokenizer(source: Path, target: Path, trained_tokens: int) -> dict[str, FileRecord]:
+    """Copy the tokenizer's files; its config says the longest text that was trained.
+
+    The chat template is this version's own, by which the trainer renders conversations, and stands in two places: transformers
+    5 reads the file, what is older the config.
+    """
+    template = chat_template()
+    records = {CHAT_TEMPLATE_FILE: write_file(target / CHAT_TEMPLATE_FILE, template.encode())}
+    for file in sorted(path for path in source.iterdir() if path.is_file() and path.name != CHAT_TEMPLATE_FILE):
         if file.name == CONFIG_FILE:
-            config = read_tokenizer_config(source)
-            records[file.name] = write_json(target / file.name, config | {"model_max_length": max_positions})
+            config = read_tokenizer_config(source) | {"model_max_length": trained_tokens, "chat_template": template}
+            records[file.name] = write_json(target / file.name, config)
         else:
             records[file.name] = write_file(target / file.name, file.read_bytes())
     for name in (TOKENIZER_FILE, CONFIG_FILE):

@@ -9,6 +9,7 @@ from typing import TextIO
 from trainer.config import Config, GenerateSection
 from trainer.errors import UsageError
 from trainer.inference.opening import open_model
+from trainer.inference.opening import tell_on_stderr as _tell
 from trainer.inference.sampling import Sampling
 from trainer.inference.writing import Writer
 from trainer.tokens.chat import END_THINK, THINK, Message, render_chat
@@ -75,7 +76,8 @@ class Conversation:
 
 def chat(config: Config, checkpoint: Path | None, system: str | None, lines: TextIO, out: TextIO) -> None:
     """Talk until the input ends. Answers go to `out`, all else to stderr. Raises what `open_model` raises."""
-    opened = open_model(config, 1, checkpoint)
+    waiting: list[str] = []
+    opened = open_model(config, 1, checkpoint, waiting.append)
     conversation = Conversation(opened.writer, opened.encoder, config.generate, system)
     _tell(f"{config.name} of {opened.stage}, step {opened.step}. {HELP}.")
     for line in _lines(lines):
@@ -91,6 +93,8 @@ def chat(config: Config, checkpoint: Path | None, system: str | None, lines: Tex
             _tell(HELP)
         else:
             _answer(conversation, line, out)
+        while waiting:  # told behind the answer, and not amid it
+            _tell(waiting.pop())
 
 
 def _answer(conversation: Conversation, question: str, out: TextIO) -> None:
@@ -129,7 +133,3 @@ def _message(answer: str) -> Message:
 def _harmless(text: str) -> str:
     """A model's text without control characters, which could steer the terminal; line ends and tabs stay."""
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
-
-
-def _tell(text: str) -> None:
-    print(f"trainer: {text}", file=sys.stderr, flush=True)

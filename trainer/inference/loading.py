@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from trainer.checkpoint.format import MANIFEST
+from trainer.checkpoint.named import newest_stage
 from trainer.checkpoint.reading import Checkpoint, newest_checkpoint, open_checkpoint
 from trainer.config import TRAINING_STAGES, Config, TrainingStage
 from trainer.errors import CheckpointError
@@ -39,7 +40,7 @@ def load_model(
 
 def newest_checkpoints(folder: RunFolder, stage: TrainingStage | None = None) -> Path:
     """The folder of a stage's checkpoints; without a stage, of the last one of the run that has weights."""
-    return folder.checkpoints_of(stage or starting.newest_stage(folder) or "pretrain")
+    return folder.checkpoints_of(stage or newest_stage(folder) or "pretrain")
 
 
 def chosen_checkpoint(config: Config, folder: RunFolder, named: Path | None) -> Checkpoint:

@@ -1,12 +1,15 @@
 """A run's model made ready to write: what the server and the terminal have in common."""
 
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from trainer.config import Config
 from trainer.inference.engine import Engine
+from trainer.inference.lineage import lineage_of
 from trainer.inference.loading import check_tokenizer, chosen_checkpoint, load_weights
-from trainer.inference.writing import Writer
+from trainer.inference.writing import LengthWatch, Writer
 from trainer.run_folder import RunFolder
 from trainer.tokens.tokenizer import TOKENIZER_FILE, TextEncoder, check_vocabulary
 from trainer.training.peers import choose_device
@@ -24,9 +27,17 @@ class OpenedModel:
     """Longest prompt and answer together."""
 
 
-def open_model(config: Config, num_slots: int, checkpoint: Path | None = None) -> OpenedModel:
+def tell_on_stderr(text: str) -> None:
+    """A line for the person who started the command."""
+    print(f"trainer: {text}", file=sys.stderr, flush=True)
+
+
+def open_model(
+    config: Config, num_slots: int, checkpoint: Path | None = None, tell: Callable[[str], None] = tell_on_stderr
+) -> OpenedModel:
     """The run's best checkpoint (trainer.inference.choosing), or the one given, ready for `num_slots` texts at once.
 
+    `tell` hears once, amid a step of the writer, when a text becomes longer than any that the model was trained on.
     Raises RunFolderError, CheckpointError or TokenizerError if the run's files are missing or do not fit together.
     """
     folder = RunFolder.of(config)
@@ -38,4 +49,5 @@ def open_model(config: Config, num_slots: int, checkpoint: Path | None = None) -
     context_tokens = min(config.serve.context_tokens, config.model.max_positions)
     loaded = load_weights(config, chosen, choose_device(config.device, 0), context_tokens)
     engine = Engine(loaded.model, num_slots, context_tokens, encoder.vocab_size)
-    return OpenedModel(Writer(engine, encoder), encoder, loaded.stage, loaded.step, context_tokens)
+    watch = LengthWatch(lineage_of(chosen, config).trained_tokens, tell)
+    return OpenedModel(Writer(engine, encoder, watch), encoder, loaded.stage, loaded.step, context_tokens)

@@ -4,7 +4,7 @@ Still no thread and no clock: the terminal, the generate stage and the server al
 """
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from trainer.inference.engine import Engine, FinishReason, Writing, Written
@@ -95,12 +95,30 @@ class TextWriting:
         return TokenLogprob(self._encoder.decode_bytes([written.id]), logprob, top)
 
 
+class LengthWatch:
+    """Says once that a text has become longer than any that the model was trained on."""
+
+    def __init__(self, trained_tokens: int, tell: Callable[[str], None]) -> None:
+        self._trained_tokens, self._tell = trained_tokens, tell
+        self._told = False
+
+    def see(self, num_tokens: int) -> None:
+        """A text has so many tokens now, the prompt's among them."""
+        if num_tokens > self._trained_tokens and not self._told:
+            self._told = True
+            self._tell(
+                f"a text has passed {self._trained_tokens} tokens, the longest that this model was trained on: what it writes "
+                f"beyond may make no sense; keep texts shorter, or set serve.context_tokens to {self._trained_tokens} "
+                "(said once)"
+            )
+
+
 class Writer:
     """An engine that takes stop strings and gives text."""
 
-    def __init__(self, engine: Engine, encoder: TextEncoder) -> None:
+    def __init__(self, engine: Engine, encoder: TextEncoder, watch: LengthWatch | None = None) -> None:
         self.engine = engine
-        self._encoder = encoder
+        self._encoder, self._watch = encoder, watch
         self._texts: dict[Writing, TextWriting] = {}
 
     def add(self, prompt: Sequence[int], sampling: Sampling, stops: Sequence[str] = ()) -> TextWriting:
@@ -118,6 +136,8 @@ class Writer:
         """One engine step: the new piece of each text that got an id."""
         pieces = []
         for written in self.engine.step():
+            if self._watch is not None:
+                self._watch.see(len(written.writing.ids))
             text = self._texts[written.writing]
             piece = text.take(written)
             if piece.finish_reason is not None:

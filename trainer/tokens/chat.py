@@ -26,7 +26,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, field_validator, model_validator
 
-from trainer.tokens.tokenizer import IM_END, IM_START, SPECIAL_TOKENS, TextEncoder
+from trainer.tokens.tokenizer import IM_END, IM_START, INVISIBLE, SPECIAL_TOKENS, TextEncoder
 
 Role = Literal["system", "user", "assistant", "tool"]
 Tools = Sequence[dict[str, Any]]
@@ -44,7 +44,6 @@ TOOLS_MIDDLE = (
 )
 TOOLS_FORM = '\n{"name": <function-name>, "arguments": <args-json-object>}\n'
 
-_INVISIBLE = "\u200b"
 _SPECIAL = re.compile("|".join(map(re.escape, SPECIAL_TOKENS)))
 
 
@@ -83,7 +82,7 @@ class Message(_Part):
 
     role: Role
     content: str = ""
-    """What is said; null counts as nothing."""
+    """What is said; null counts as nothing. Also read as OpenAI's list of text parts, which are joined."""
     reasoning_content: str | None = None
     """assistant: what it thought before it answered."""
     tools: tuple[dict[str, Any], ...] | None = None
@@ -97,8 +96,14 @@ class Message(_Part):
 
     @field_validator("content", mode="before")
     @classmethod
-    def _null_is_nothing(cls, value: Any) -> Any:
-        return "" if value is None else value
+    def _join_parts(cls, value: Any) -> Any:
+        if not isinstance(value, list):
+            return "" if value is None else value
+        if not all(
+            isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str) for part in value
+        ):
+            raise ValueError('a list holds {"type": "text", "text": "..."} alone: only text is read')
+        return "".join(part["text"] for part in value)
 
     @field_validator("tools", "tool_calls", mode="before")
     @classmethod
@@ -269,7 +274,7 @@ def _runs(segments: Iterable[Segment]) -> Iterable[tuple[int | None, bool, str]]
 
 def _plain(text: str) -> str:
     """Stripped, and free of special tokens: each name gets an invisible blank behind its first character."""
-    return _SPECIAL.sub(lambda match: match[0][0] + _INVISIBLE + match[0][1:], text.strip())
+    return _SPECIAL.sub(lambda match: match[0][0] + INVISIBLE + match[0][1:], text.strip())
 
 
 def _dumped(value: Any) -> str:

@@ -43,6 +43,10 @@ SPLIT_PATTERN = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s
 
 TOKENIZER_FILE = "tokenizer.json"
 CONFIG_FILE = "tokenizer_config.json"
+CHAT_TEMPLATE_FILE = "chat_template.jinja"
+
+INVISIBLE = "\u200b"
+"""The zero-width space that makes text of what looks like a special token."""
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, min_frequency: int) -> Tokenizer:
@@ -82,10 +86,16 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     write_json(folder / CONFIG_FILE, config)
 
 
-def chat_template() -> str:
-    """The Jinja template by which Hugging Face's tokenizers render a conversation; trainer.tokens.chat does the same."""
-    text = (resources.files("trainer.tokens") / "chat_template.jinja").read_text(encoding="utf-8")
-    return text.rstrip("\n").replace("in SPECIAL_TOKENS", f"in {json.dumps(SPECIAL_TOKENS)}")
+def chat_template(*, marks_answers: bool = True) -> str:
+    """The Jinja template by which Hugging Face's tokenizers render a conversation; trainer.tokens.chat does the same.
+
+    `marks_answers` puts `{% generation %}` around what a loss counts, which transformers and TRL read. Plain Jinja does not
+    know that tag, so files for other readers do without it.
+    """
+    text = (resources.files("trainer.tokens") / CHAT_TEMPLATE_FILE).read_text(encoding="utf-8").rstrip("\n")
+    # the character itself: llama.cpp's template reader knows no \u escapes
+    text = text.replace("INVISIBLE", f"'{INVISIBLE}'").replace("in SPECIAL_TOKENS", f"in {json.dumps(SPECIAL_TOKENS)}")
+    return text if marks_answers else re.sub(r"{%- (end)?generation -%}\n", "", text)
 
 
 class TextEncoder:

@@ -6,6 +6,7 @@ Lengths are units of the viewBox, which the page scales to the room there is.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -121,7 +122,8 @@ def bar_chart(
     """Horizontal bars from zero: for each group one bar of each name. What is not finite has a word instead."""
     rows = _flow([name for name, _ in bars], width) if len(bars) > 1 else []
     largest = max((value for _, values in bars for value in values if drawable(value)), default=0.0)
-    scale = make_scale([largest], 0.0, width - 8 * _CHAR_WIDTH, zero=True, fitted=True)
+    longest = max((len(_bar_label(value, form)) for _, values in bars for value in values), default=0)
+    scale = make_scale([largest], 0.0, width - (longest + 1) * _CHAR_WIDTH, zero=True, fitted=True)
     parts = [_legend(rows, first_row=0)]
     top = _ROW * len(rows) + 8
     for index, group in enumerate(groups):
@@ -265,13 +267,15 @@ def column_chart(title: str, labels: Sequence[str], values: Sequence[float], siz
     width, height = size.width, size.height
     largest = max((value for value in values if drawable(value)), default=0.0) or 1.0
     step = min(_WIDEST_COLUMN, width / max(1, len(values)))
+    shown = [_narrow_count(value, step) for value in values]
+    stride = max(1, math.ceil((max((len(label) for label in labels), default=0) + 1) * _CHAR_WIDTH / step))
     parts = []
     for place, (label, value) in enumerate(zip(labels, values, strict=True)):
         tall = height * value / largest if drawable(value) else 0.0
         x, top = place * step, _ROW + height - tall
         parts.append(element("rect", class_="bar s0", x=x + 1, y=top, width=max(1.0, step - 2), height=tall, rx=2))
-        parts.append(element("text", units.count(value), class_="tick", text_anchor="middle", x=x + step / 2, y=top - 4))
-        if place % max(1, round(len(label) * _CHAR_WIDTH / step + 0.5)) == 0:
+        parts.append(element("text", shown[place], class_="tick", text_anchor="middle", x=x + step / 2, y=top - 4))
+        if place % stride == 0:
             middle = min(max(x + step / 2, len(label) * _CHAR_WIDTH / 2), width - len(label) * _CHAR_WIDTH / 2)
             parts.append(element("text", label, class_="tick", text_anchor="middle", x=middle, y=height + 2 * _ROW))
     if not values:
@@ -281,9 +285,19 @@ def column_chart(title: str, labels: Sequence[str], values: Sequence[float], siz
     return element("svg", *head, *parts, class_="chart", role="img", viewBox=f"0 0 {width:g} {height + 2 * _ROW + 6:g}")
 
 
+def _narrow_count(value: float, room: float) -> str:
+    """A count that fits above its own column: shortened where it must be, and left out where nothing fits."""
+    short = f"{value / 1000:.0f}k" if drawable(value) and value >= 1000 else ""
+    return next((text for text in (units.count(value), short) if len(text) * _CHAR_WIDTH <= room), "")
+
+
+def _bar_label(value: float, form: Callable[[float], str]) -> str:
+    return form(value) if drawable(value) else units.number(value)
+
+
 def _bar(scale: Scale, value: float, top: float, colour: int, form: Callable[[float], str]) -> Markup:
     length = max(1.0, scale(value)) if drawable(value) and value >= 0 else 0.0
-    label = form(value) if drawable(value) else units.number(value)
+    label = _bar_label(value, form)
     bar = element("rect", class_=f"bar s{colour % NUM_COLOURS}", x=0, y=top, width=length, height=13, rx=2)
     return join(bar if length else Markup(), element("text", label, class_="value", x=length + 6, y=top + 11))
 

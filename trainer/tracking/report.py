@@ -1,16 +1,13 @@
 """`trainer report`: what a run's events tell, as one page that needs nothing else. Works while the run goes on, too."""
 
 from pathlib import Path
-from typing import Any
-
-import yaml
 
 from trainer.corpus.account import read_account
 from trainer.errors import RunFolderError
 from trainer.events import read_events
 from trainer.files import write_file
 from trainer.tracking.report_page import render_page
-from trainer.tracking.run_story import parse_records, tell_story
+from trainer.tracking.run_story import parse_records, tell_story, values_in
 
 
 def write_report(run_folder: Path) -> Path:
@@ -24,7 +21,7 @@ def write_report(run_folder: Path) -> Path:
     records, num_unknown = parse_records(line for _, line in read_events(log))
     config = run_folder / "config.yaml"
     config_text = config.read_text(encoding="utf-8", errors="replace") if config.is_file() else None
-    values = _values_in(config_text)
+    values = values_in(config_text)
     name = values.get("name")
     name = name if isinstance(name, str) else run_folder.resolve().name
     data = values.get("data_dir")
@@ -32,12 +29,3 @@ def write_report(run_folder: Path) -> Path:
     page = run_folder / "report.html"
     write_file(page, render_page(tell_story(records, name, config_text, num_unknown), account).encode())
     return page
-
-
-def _values_in(config_text: str | None) -> dict[str, Any]:
-    """The config's values. A config that is not readable is shown as it is and is no reason to withhold the report."""
-    try:
-        values = yaml.safe_load(config_text or "")
-    except yaml.YAMLError:
-        return {}
-    return values if isinstance(values, dict) else {}

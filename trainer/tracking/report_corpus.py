@@ -49,7 +49,7 @@ def _sources(account: Account) -> Markup:
         rows.append(
             [name, *(f"{value:,}" for value in numbers), kept, units.size(source.train_bytes), f"{source.repeats:.2f} times"]
         )
-    return table(head, rows, "figures")
+    return table(head, rows, "figures", "Documents by source")
 
 
 def _funnel(account: Account) -> Markup:
@@ -122,7 +122,7 @@ def _changes(account: Account) -> list[Markup]:
     if not counts:
         return []
     rows = [[rule, f"{count:,}"] for rule, count in counts.most_common()]
-    return [element("h3", "Changed in documents that stayed"), table(("What", "Times"), rows, "figures")]
+    return [element("h3", "Changed in documents that stayed"), table(("What", "Times"), rows, "figures", "Changes by rule")]
 
 
 def _clusters(clusters: Sequence[Cluster]) -> list[Markup]:

@@ -12,22 +12,22 @@ from importlib import resources
 from trainer.corpus.account import Account
 from trainer.events import CheckpointDamaged, CheckpointFailed, StepsDone, TrainingStarted
 from trainer.tracking import units
-from trainer.tracking.markup import Markup, element
-from trainer.tracking.plot import Axis, Marker, Series, Size, bar_chart, line_chart
+from trainer.tracking.markup import Markup, element, join
+from trainer.tracking.plot import Axis, Marker, Series, Size, line_chart
 from trainer.tracking.report_corpus import corpus
 from trainer.tracking.report_curves import STEP, curve, points
-from trainer.tracking.report_evaluation import side_by_side, tasks
+from trainer.tracking.report_evaluation import answers, evaluation, side_by_side, tasks
+from trainer.tracking.report_headline import headline
+from trainer.tracking.report_parts import contents, scrolling
 from trainer.tracking.report_parts import figure as _figure
 from trainer.tracking.report_parts import missing as _missing
 from trainer.tracking.report_parts import section as _section
 from trainer.tracking.report_parts import table as _table
 from trainer.tracking.report_timeline import Row, timeline
 from trainer.tracking.report_tuning import tunings
-from trainer.tracking.run_story import RunStory, percentile
+from trainer.tracking.run_story import RunStory, percentile, values_in
 
 _WIDE = Size(width=1000.0, height=300.0)
-_ALL = "all"
-"""The key of `evaluated` that holds the figure over all sources."""
 
 
 def render_page(story: RunStory, account: Account | None = None) -> str:
@@ -48,10 +48,10 @@ def render_page(story: RunStory, account: Account | None = None) -> str:
         element("title", f"{story.name}: run report"),
         element("style", style),
     )
-    results = (_evaluation, tasks, _samples, side_by_side)
-    sections = (_headline, _learning, _speed, tunings, *results, _happenings, _checkpoints, _config)
-    first, *rest = (section(story) for section in sections)
-    content = element("main", first, corpus(account), *rest)
+    results = (evaluation, tasks, answers, _samples, side_by_side)
+    sections = (_learning, _speed, tunings, *results, _happenings, _checkpoints, _config)
+    told = join(corpus(account), *(section(story) for section in sections))
+    content = element("main", headline(story), contents(told), told)
     body = element("body", _title(story), content, _footer(story), element("script", script))
     return f"<!doctype html>\n{element('html', head, body, lang='en')}\n"
 
@@ -71,7 +71,7 @@ def _clock(time_s: float) -> str:
         return f"{time_s:.0f} s after 1970"
 
 
-# Title and headline figures
+# Title
 
 
 def _title(story: RunStory) -> Markup:
@@ -110,73 +110,6 @@ def _state_note(story: RunStory) -> str:
     return f"Training has not started yet. Last event: {last}."
 
 
-def _headline(story: RunStory) -> Markup:
-    cards = [_quality_card(story), *_size_cards(story), *_time_cards(story), _order_card(story)]
-    return element("section", element("dl", *cards, class_="cards"), aria_label="Headline figures")
-
-
-def _card(label: str, value: str | None, note: str = "", tone: str = "") -> Markup:
-    shown = element("dd", value if value is not None else "\u2013", class_="value")
-    under = element("dd", note, class_=f"under {tone}".rstrip()) if note else ""
-    return element("div", element("dt", label), shown, under)
-
-
-def _quality_card(story: RunStory) -> Markup:
-    label = "Held-out bits per byte"
-    if story.evaluated is not None and _ALL in (figures := story.evaluated.bits_per_byte).get("model", {}):
-        model = figures["model"][_ALL]
-        bigram = figures.get("bigram", {}).get(_ALL)
-        if bigram is None:
-            return _card(label, f"{model:.3f}")
-        return _card(label, f"{model:.3f}", _compared(model, bigram), "good" if model < bigram else "bad")
-    if story.validations:
-        last = story.validations[-1]
-        return _card(label, f"{last.bits_per_byte:.3f}", f"validation at step {last.step:,}; not evaluated yet")
-    return _card(label, None, "not evaluated yet")
-
-
-def _compared(model: float, bigram: float) -> str:
-    if not (math.isfinite(model) and math.isfinite(bigram) and bigram > 0):
-        return f"bigram baseline {bigram:.3f}"
-    change = model / bigram - 1
-    return f"{units.share(abs(change), 0)} {'below' if change < 0 else 'above'} the bigram baseline, {bigram:.3f}"
-
-
-def _size_cards(story: RunStory) -> list[Markup]:
-    start = story.starts[-1] if story.starts else None
-    last = story.steps[-1] if story.steps else None
-    parameters = None if start is None else units.count(start.num_parameters)
-    seen = None if last is None else units.count(last.tokens_seen)
-    return [
-        _card("Parameters", parameters, "" if start is None else units.exact(start.num_parameters)),
-        _card("Tokens seen", seen, "" if last is None else f"{last.epoch:.2f} epochs"),
-    ]
-
-
-def _time_cards(story: RunStory) -> list[Markup]:
-    speeds = [event.tokens_per_s for event in story.steps if math.isfinite(event.tokens_per_s)]
-    shares = [event.mfu for event in story.steps if event.mfu is not None and math.isfinite(event.mfu)]
-    mfu = f", MFU {units.share(percentile(shares, 0.5))}" if shares else ""
-    speed = units.count(percentile(speeds, 0.5)) if speeds else None
-    training = units.duration(story.training_s) if story.starts else None
-    span = f"in training; {units.duration(story.span_s)} from first to last event" if story.starts else ""
-    kills = f"{units.plural(len(story.kills), 'planned kill')}" if story.kills else ""
-    return [
-        _card("Tokens per second", speed, f"median{mfu}" if speeds else ""),
-        _card("Wall time", training, span),
-        _card("Restarts", f"{story.num_restarts:,}" if story.starts else None, kills),
-    ]
-
-
-def _order_card(story: RunStory) -> Markup:
-    order = story.order
-    if order is None:
-        return _card("Order check", None, "not made")
-    exact = order.repeated == 0 and order.skipped == 0
-    note = f"{order.repeated:,} repeated, {order.skipped:,} skipped"
-    return _card("Order check", units.plural(order.samples, "sample"), note, "good" if exact else "bad")
-
-
 # Curves
 
 
@@ -199,7 +132,19 @@ def _learning(story: RunStory) -> Markup:
         _figure("Loss", wide, class_="wide-only"),
         _figure("Loss", narrow, class_="narrow-only"),
         element("div", *charts, class_="thirds"),
+        _rows_note(story),
     )
+
+
+def _rows_note(story: RunStory) -> Markup:
+    """Why the curve's end and the evaluation may differ: they need not be of the same rows."""
+    values = values_in(story.config_text)
+    most = [values[key].get("max_rows_per_source") for key in ("validation", "evaluate") if isinstance(values.get(key), dict)]
+    if len(most) < 2 or most[0] == most[1] or not story.validations:
+        return Markup("")
+    while_training, after = (f"at most {rows:,} rows" if isinstance(rows, int) else "all held-out rows" for rows in most)
+    text = f"Validation is of {while_training} of each source, the evaluation below of {after}: their figures differ a little."
+    return element("p", text, class_="note below")
 
 
 def _speed(story: RunStory) -> Markup:
@@ -243,41 +188,7 @@ def _markers(story: RunStory) -> list[Marker]:
     return markers
 
 
-# Evaluation and samples
-
-
-def _evaluation(story: RunStory) -> Markup:
-    if story.evaluated is None or not story.evaluated.bits_per_byte:
-        return _section("Evaluation", _missing("Not evaluated yet;", "trainer evaluate"))
-    figures = story.evaluated.bits_per_byte
-    names = list(figures)
-    sources = list(dict.fromkeys(source for by_source in figures.values() for source in by_source))
-    sources.sort(key=lambda source: source == _ALL)
-    values = {name: [figures[name].get(source, math.nan) for source in sources] for name in names}
-    labels = ["all sources" if source == _ALL else source for source in sources]
-    rows = []
-    for index, label in enumerate(labels):
-        cells = [f"{values[name][index]:.3f}" if math.isfinite(values[name][index]) else "\u2013" for name in names]
-        rows.append([label, *cells, *_against_bigram(values, index)])
-    head = ["Source", *names, *(["vs bigram"] if _comparable(values) else [])]
-    note = element("p", "Bits per byte of held-out text, all on the same rows; lower is better.", class_="note")
-    bars = bar_chart("Bits per byte by source", labels, [(name, values[name]) for name in names])
-    return _section(
-        "Evaluation", note, element("div", _table(head, rows, "figures"), _figure("Compared", bars), class_="halves")
-    )
-
-
-def _comparable(values: dict[str, list[float]]) -> bool:
-    return "model" in values and "bigram" in values
-
-
-def _against_bigram(values: dict[str, list[float]], index: int) -> list[str]:
-    if not _comparable(values):
-        return []
-    model, bigram = values["model"][index], values["bigram"][index]
-    if not (math.isfinite(model) and math.isfinite(bigram) and bigram > 0):
-        return ["\u2013"]
-    return [f"{100 * (model / bigram - 1):+.0f}\u00a0%".replace("-", "\u2212")]
+# Samples
 
 
 def _samples(story: RunStory) -> Markup:
@@ -303,7 +214,7 @@ def _happenings(story: RunStory) -> Markup:
     head = element("tr", *(element("th", text, scope="col") for text in ("Time", "Step", "Event")))
     body = element("tbody", *(_happening(row) for row in timeline(story.records)))
     table = element("table", element("thead", head), body, class_="timeline")
-    return _section("What happened", element("p", began, class_="note"), element("div", table, class_="scroll"))
+    return _section("What happened", element("p", began, class_="note"), scrolling("What happened, in order", table))
 
 
 def _happening(row: Row) -> Markup:
@@ -331,13 +242,17 @@ def _checkpoints(story: RunStory) -> Markup:
         values = [getattr(save, field) for save in story.saves]
         rows.append([label, *(units.duration(percentile(values, share)) for share in (0.5, 0.99, 1.0))])
     what = f"{len(story.saves):,} saved, the last one {units.size(last.size_bytes)} at {last.path}; {faults}"
-    return _section("Checkpoints", element("p", what, class_="note"), _table(("", "p50", "p99", "longest"), rows, "figures"))
+    return _section(
+        "Checkpoints",
+        element("p", what, class_="note"),
+        _table(("", "p50", "p99", "longest"), rows, "figures", "Time that checkpoints take"),
+    )
 
 
 def _config(story: RunStory) -> Markup:
     if story.config_text is None:
         return _section("Config", _missing("The run folder holds no config.yaml."))
-    lines = element("pre", story.config_text, tabindex="0")
+    lines = element("pre", story.config_text, tabindex="0", role="region", aria_label="The resolved config")
     return _section("Config", element("details", element("summary", "Show the resolved config"), lines))
 
 

@@ -1,13 +1,14 @@
 """The report's sections on the stages that follow pretraining."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from trainer.events import StepsDone
+from trainer.events import AnswersJudged, StepsDone
 from trainer.tracking.markup import Markup, element
 from trainer.tracking.plot import Axis, Series, line_chart
 from trainer.tracking.report_curves import STEP, curve, points
-from trainer.tracking.report_parts import figure, section
+from trainer.tracking.report_parts import answer_card, conversation, figure, section
 from trainer.tracking.run_story import RunStory, Tuning
 
 _TUNING_HEADINGS = {
@@ -47,7 +48,7 @@ def _tuning(tuning: Tuning) -> Markup:
     if held_out:
         charts.append(figure("Held out", line_chart("Held out", held_out, STEP, Axis("bits per byte", "bits per byte"))))
     heading = _TUNING_HEADINGS.get(tuning.stage, tuning.stage)
-    return section(heading, element("div", *charts, class_="thirds"))
+    return section(heading, element("div", *charts, class_="thirds"), *_judged_answers(tuning))
 
 
 def _judged(tuning: Tuning) -> list[Markup]:
@@ -61,6 +62,31 @@ def _judged(tuning: Tuning) -> list[Markup]:
     shares = [Series(label, [(x, 100 * y) for x, y in _noted(tuning.steps, name)]) for name, label in _SHARES]
     charts.append(figure("Shares", line_chart("Shares", shares, STEP, Axis("%", "%", zero=True))))
     return charts
+
+
+def _judged_answers(tuning: Tuning) -> list[Markup]:
+    """The same held-out prompts with what the model answered at the first measure and at the last, and what it got for it."""
+    told = [event for event in tuning.judged if event.samples]
+    shown = told[:1] + told[1:][-1:]
+    if not shown:
+        return []
+    parts: list[Markup] = []
+    for prompt in dict.fromkeys(str(sample.get("prompt", "")) for sample in shown[-1].samples):
+        cards = [
+            answer_card(_judgement(event, sample), str(sample.get("answer", "")))
+            for event in shown
+            for sample in event.samples
+            if sample.get("prompt", "") == prompt
+        ]
+        parts += [element("div", *conversation(prompt), class_="asked"), element("div", *cards, class_="beside")]
+    note = element("p", "Answers to held-out prompts, and the reward that each got; more is better.", class_="note")
+    return [element("h3", "Judged answers"), note, *parts]
+
+
+def _judgement(event: AnswersJudged, sample: Mapping[str, Any]) -> str:
+    reward = sample.get("reward")
+    given = f"{reward:.3f}" if isinstance(reward, int | float) and math.isfinite(reward) else "\u2013"
+    return f"step {event.step or 0:,}: reward {given}"
 
 
 def _noted(steps: Sequence[StepsDone], name: str) -> list[tuple[float, float]]:

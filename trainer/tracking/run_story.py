@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypeVar
 
+import yaml
+
 from trainer import events
 from trainer.events import (
     AnswersJudged,
@@ -149,6 +151,15 @@ def _tuning(records: Sequence[Record], stage: str) -> Tuning:
         tuple(_by_step(own, PreferencesValidated)),
         tuple(_by_step(own, AnswersJudged)),
     )
+
+
+def values_in(config_text: str | None) -> dict[str, Any]:
+    """The config's values. A config that is not readable is shown as it is and is no reason to withhold the report."""
+    try:
+        values = yaml.safe_load(config_text or "")
+    except yaml.YAMLError:
+        return {}
+    return values if isinstance(values, dict) else {}
 
 
 def percentile(values: Sequence[float], share: float) -> float:

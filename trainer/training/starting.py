@@ -13,7 +13,8 @@ from pathlib import Path
 
 from safetensors import safe_open
 
-from trainer.checkpoint.format import MANIFEST, MODEL_FILE, StartedFrom, steps_in
+from trainer.checkpoint.format import MODEL_FILE, StartedFrom, steps_in
+from trainer.checkpoint.named import checkpoints_named
 from trainer.checkpoint.reading import Checkpoint, load_tensors, newest_checkpoint, open_checkpoint
 from trainer.config import TRAINING_STAGES, WRITING_STAGES, Config, TrainingStage
 from trainer.errors import CheckpointError
@@ -53,17 +54,12 @@ def origin_of(config: Config, folder: RunFolder, stage: TrainingStage) -> Origin
                 raise CheckpointError(f"{checkpoints}: {earlier} is not finished; run `trainer {earlier}` to its end first")
             return Origin(checkpoints)
     if config.init_from is not None:
-        return _named(Path(config.init_from))
+        return Origin(*checkpoints_named(Path(config.init_from)))
     if stage == "pretrain":
         return None
     raise CheckpointError(
         f"{folder.path}: nothing for {stage} to start from; run `trainer pretrain` first, or name a run folder as init_from"
     )
-
-
-def newest_stage(folder: RunFolder) -> TrainingStage | None:
-    """The last stage of this run that has saved weights which write text."""
-    return next((stage for stage in reversed(WRITING_STAGES) if steps_in(folder.checkpoints_of(stage))), None)
 
 
 def started_from(start: Checkpoint, checkpoints: Path) -> StartedFrom:
@@ -76,7 +72,7 @@ def base_of(checkpoint: Checkpoint) -> Checkpoint:
     start = checkpoint.manifest.start
     if start is None:
         raise CheckpointError(f"{checkpoint.path}: rests on no other checkpoint")
-    path = _place_of(start, checkpoint)
+    path = place_of(start, checkpoint)
     try:
         base = open_checkpoint(path)
     except CheckpointError as error:
@@ -86,13 +82,13 @@ def base_of(checkpoint: Checkpoint) -> Checkpoint:
     return base
 
 
-def _place_of(start: StartedFrom, checkpoint: Checkpoint) -> Path:
+def place_of(start: StartedFrom, checkpoint: Checkpoint) -> Path:
     """Where a start stands: as seen from its run folder, or, if that was moved without it, under the config's `init_from`."""
     path = (checkpoint.path.parent / start.path).resolve()
     init_from = checkpoint.manifest.config.get("init_from")
     if not path.exists() and init_from is not None:
         with suppress(CheckpointError):
-            return _named(Path(init_from)).folder / path.name
+            return checkpoints_named(Path(init_from))[0] / path.name
     return path
 
 
@@ -118,15 +114,3 @@ def load_weights(model: GPT, checkpoint: Checkpoint) -> None:
         weight.data.copy_(merged[name])
     for name, weight in head.items() if judges else ():
         weight.data.copy_(adapters[name])
-
-
-def _named(path: Path) -> Origin:
-    """What `init_from` names: a checkpoint, a folder of checkpoints, or a run folder, of which the last stage counts."""
-    if (path / MANIFEST).exists() and path.name.startswith("step-"):
-        return Origin(path.parent, int(path.name.removeprefix("step-")))
-    if steps_in(path):
-        return Origin(path)
-    stage = newest_stage(RunFolder(path, path))
-    if stage is None:
-        raise CheckpointError(f"init_from {path}: neither a checkpoint nor a run folder that holds one")
-    return Origin(RunFolder(path, path).checkpoints_of(stage))
