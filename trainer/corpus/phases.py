@@ -21,6 +21,7 @@ from trainer.corpus.finding import STANDARD_INPUT
 from trainer.corpus.repeated_lines import StripJob, find_repeated_lines, save_hashes, strip_key, strip_unit
 from trainer.corpus.shares import WritePlan, plan_key, plan_writing
 from trainer.corpus.steps.build import input_files
+from trainer.corpus.steps.known_answers import check_interpreter
 from trainer.corpus.store import CorpusManifest
 from trainer.corpus.units import Plan, Unit, make_plan
 from trainer.corpus.work import UnitFiles, UnitManifest, unit_files
@@ -74,6 +75,7 @@ class Work:
     settings: str = field(init=False)
 
     def __post_init__(self) -> None:
+        check_interpreter()
         self.folder = self.corpus.with_name(f"{self.corpus.name}.work")
         self.settings = settings_key(self.config)
 
