@@ -1,16 +1,14 @@
 """The work folder of a corpus, and what each phase of `prepare` does there; see preparing.py for the order."""
 
 import hashlib
-import multiprocessing
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from trainer.config_corpus import CorpusSection
 from trainer.config_section import canonical_json
@@ -25,6 +23,7 @@ from trainer.corpus.steps.known_answers import check_interpreter
 from trainer.corpus.store import CorpusManifest
 from trainer.corpus.units import Plan, Unit, make_plan
 from trainer.corpus.work import UnitFiles, UnitManifest, unit_files
+from trainer.corpus.workers import Each, workers
 from trainer.corpus.writing import Cleaned, ShareResult, WriteJob, write_share
 from trainer.errors import CorpusError
 from trainer.files import DISK, HashingWriter, locked, new_folder, partial_path, record_of, storage_errors
@@ -297,16 +296,5 @@ def _num_cores(config: CorpusSection) -> int:
     return config.workers or len(os.sched_getaffinity(0))
 
 
-@contextmanager
-def _pool(num_workers: int) -> Iterator[Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]]:
-    """Something like `map` over processes, in the order of the jobs."""
-    if num_workers == 1:
-        yield map
-        return
-    # spawn: the caller may have threads (progress bars), which a forked child would inherit in mid-flight
-    with multiprocessing.get_context("spawn").Pool(num_workers, _in_worker) as pool:
-        yield pool.imap
-
-
-def _in_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
+def _pool(count: int) -> AbstractContextManager[Each]:
+    return workers(count, "prepare", "corpus.workers")

@@ -100,6 +100,6 @@ def check_interpreter() -> None:
 
 def _wrong(name: str, text: str, found: str | None, expected: str | None) -> CorpusError:
     return CorpusError(
-        f"the re module of Python {python_version()} is wrong: in {text!r} {name} finds {found!r}, but should find {expected!r}; "
-        f"take the newest release of Python {SUPPORTED}"
+        f"the re module of Python {python_version()} is wrong: in {text!r} {name} finds {found!r}, "
+        f"but should find {expected!r}; take the newest release of Python {SUPPORTED}"
     )

@@ -4,8 +4,8 @@
 
 Finders work in linear time because each of their patterns has a bound on the characters that one attempt may look at: every
 repetition has an upper limit, and what it gives back fails at once, or it stands in a lookahead and gives nothing back
-(`(?=(...))\\1`). Possessive quantifiers and atomic groups would say that shorter, but Python 3.11.0 to 3.11.4 match them wrongly
-(gh-106052). A test computes each pattern's bound from its parse tree (tests/corpus/backtracking.py).
+(`(?=(...))\\1`). Possessive quantifiers and atomic groups would say that shorter, but Python 3.11.0 to 3.11.4 match them
+wrongly (gh-106052). A test computes each pattern's bound from its parse tree (tests/corpus/backtracking.py).
 """
 
 from collections.abc import Callable, Iterable
