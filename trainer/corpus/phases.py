@@ -16,6 +16,7 @@ from trainer.corpus.assembling import assemble
 from trainer.corpus.cleaning import CleanJob, clean_unit, unit_key
 from trainer.corpus.deduplicating import Units, find_duplicates
 from trainer.corpus.finding import STANDARD_INPUT
+from trainer.corpus.inputs import Inputs
 from trainer.corpus.repeated_lines import StripJob, find_repeated_lines, save_hashes, strip_key, strip_unit
 from trainer.corpus.shares import WritePlan, plan_key, plan_writing
 from trainer.corpus.steps.build import input_files
@@ -146,6 +147,7 @@ class Work:
             (STANDARD_INPUT if Path(name).parent == self._spool.parent else name): size for name, size in plan.inputs.items()
         }
         with new_folder(self.corpus) as partial:
+            Inputs.of(self.config, plan, manifests).write(partial)
             manifest = assemble(self.config, self.settings, inputs, shares, list(zip(jobs, results, strict=True)), partial)
         self._remove()
         return manifest
