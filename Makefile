@@ -10,32 +10,45 @@ UV_VERSION := 0.13.9
 DATATROVE := .venv-datatrove
 EXTRAS := --extra train --extra wandb --extra prometheus --extra serve --extra launch --extra helm --extra gguf --extra corpus --extra parquet --extra hub
 
-# Who reaches PyTorch's own CPU index can give it here and saves about 3 GB: make demo TORCH_INDEX=https://...
+# Torch brings its CUDA libraries: nearly 3 GB to download and 5 GB on the disk. Who reaches PyTorch's own CPU index can give it
+# here and saves most of both: make demo TORCH_INDEX=https://...
 TORCH_INDEX ?=
 
 # DeepSpeed has only a source distribution that imports torch while it builds: it comes in a second step, its C++ parts unbuilt.
 export DS_BUILD_OPS := 0
 
-PYTHON := .venv/bin/python
-READY := .venv/.ready
+VENV ?= .venv
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/.ready
+DEEPSPEED ?= --extra deepspeed
+# of test-python: a version, or the path of an interpreter
+PYTHON_VERSION ?= /usr/bin/python3
 TEST_WORKERS ?= 2
 BENCH_PROCESSES ?= 2
 BENCH_FLAGS ?=
 # in the order of the files: by default those with few tests come last, and these are the long ones
 PYTEST := $(PYTHON) -m pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo test test-tools test-engines test-tuning test-operators local-kind-test local-kind-down image image-cpu test-gpu test-datatrove check bench bench-serve bench-corpus bench-recovery corpus corpus-report corpus-effect chart golden schemas clean lock format
+.PHONY: help demo test test-python tests-of-text test-tools test-engines test-tuning test-operators local-kind-test local-kind-down image image-cpu test-gpu test-datatrove check bench bench-serve bench-corpus bench-recovery corpus corpus-report corpus-effect chart golden schemas clean lock format
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | awk -F'\t' '{printf "make %-16s %s\n", $$1, $$2}'
 
-demo: $(READY) ## raw text to a model that answers in about fifteen minutes on two cores, one process killed on the way
+demo: $(READY) ## raw text to a model that answers in about nine minutes on two cores, one process killed on the way
 	$(PYTHON) -m trainer run --config examples/demo.yaml
 	@echo "report: runs/demo/report.html"
 	@echo "talk to it: $(PYTHON) -m trainer chat --config examples/demo.yaml"
 
 test: $(READY) ## the tests that need nothing but this environment, under ten minutes on two cores
 	$(PYTEST) -m "not tools and not engines and not tuning and not operators and not kind and not gpu and not datatrove"
+
+test-python: | $(UV) ## unit and corpus tests under another Python of this machine: PYTHON_VERSION=3.13, or a path
+	python=$$($(UV) python find --no-project --no-python-downloads "$(PYTHON_VERSION)"); \
+	version=$$("$$python" -c 'import platform; print(platform.python_version())'); \
+	$(MAKE) --no-print-directory tests-of-text VENV=.venv-python/$$version UV_PYTHON="$$python" DEEPSPEED=
+
+tests-of-text: $(READY)
+	$(PYTEST) -m "not tools and not datatrove" tests/unit tests/corpus
 
 test-tools: $(READY) ## the tests that need Debian packages: apt-get install chromium g++ openmpi-bin
 	$(PYTEST) -m tools
@@ -117,22 +130,22 @@ lock: | $(UV) ## renew uv.lock after a change of pyproject.toml
 	$(UV) lock
 
 clean: ## remove runs, caches and the environment
-	rm -rf .venv $(DATATROVE) .tools runs dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-python $(DATATROVE) .tools runs dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 ifeq ($(TORCH_INDEX),)
 $(READY): pyproject.toml uv.lock | $(UV)
-	$(UV) sync --frozen --inexact $(EXTRAS)
-	$(UV) sync --frozen $(EXTRAS) --extra deepspeed
+	UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --frozen --inexact $(EXTRAS)
+	$(if $(DEEPSPEED),UV_PROJECT_ENVIRONMENT=$(VENV) $(UV) sync --frozen $(EXTRAS) $(DEEPSPEED))
 	@touch $@
 else
 $(READY): pyproject.toml uv.lock | $(UV)
-	$(UV) venv --allow-existing .venv
-	$(UV) export --frozen --quiet --no-emit-project $(EXTRAS) --extra deepspeed --no-hashes > .venv/locked.txt
-	grep -vE '^ *#|^(torch|triton|nvidia-|cuda-|deepspeed)' .venv/locked.txt > .venv/requirements.txt
-	$(UV) pip install --python $(PYTHON) --index-url $(TORCH_INDEX) "$$(grep -oE '^torch==[^ ;]+' .venv/locked.txt)"
-	$(UV) pip install --python $(PYTHON) -r .venv/requirements.txt
-	$(UV) pip install --python $(PYTHON) --no-build-isolation "$$(grep -oE '^deepspeed==[^ ;]+' .venv/locked.txt)"
+	$(UV) venv --allow-existing $(VENV)
+	$(UV) export --frozen --quiet --no-emit-project $(EXTRAS) $(DEEPSPEED) --no-hashes > $(VENV)/locked.txt
+	grep -vE '^ *#|^(torch|triton|nvidia-|cuda-|deepspeed)' $(VENV)/locked.txt > $(VENV)/requirements.txt
+	$(UV) pip install --python $(PYTHON) --index-url $(TORCH_INDEX) "$$(grep -oE '^torch==[^ ;]+' $(VENV)/locked.txt)"
+	$(UV) pip install --python $(PYTHON) -r $(VENV)/requirements.txt
+	$(if $(DEEPSPEED),$(UV) pip install --python $(PYTHON) --no-build-isolation "$$(grep -oE '^deepspeed==[^ ;]+' $(VENV)/locked.txt)")
 	$(UV) pip install --python $(PYTHON) --no-deps --editable .
 	@touch $@
 endif

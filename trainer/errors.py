@@ -112,7 +112,7 @@ class KilledError(TrainerError):
 
 
 class PeerLostError(TrainerError):
-    """Another process of the run died or fell silent; a restart goes on from the last checkpoint."""
+    """Another process of the run died or fell silent; a restart goes on from the last checkpoint, or from what is prepared."""
 
     exit_code: ClassVar[int] = 1
     retry_helps: ClassVar[bool] = True

@@ -69,3 +69,13 @@ def test_example_configs_are_valid() -> None:
 
     for file in (ROOT / "examples").glob("*.yaml"):
         assert load_config(file).corpus.sources
+
+
+def test_readme_and_makefile_say_the_same_of_time_and_size() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for text in (README, makefile):
+        assert set(re.findall(r"about (\w+) minutes on two(?: CPU)? cores", text)) == {"nine"}
+    assert re.findall(r"about 3 GB to download and 6 GB on the disk", README)
+    for text in (README, makefile):
+        (index,) = re.findall(r"CPU index[^;.]*?saves (.*?)[.):]", text.replace("\n# ", " ").replace("\n", " "))
+        assert index == "most of both"

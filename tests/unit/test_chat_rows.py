@@ -1,12 +1,15 @@
 """Conversations, pairs and prompts as rows: whole, masked, packed, split by question."""
 
+import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.support.data import SMALL, chat_of_box, load_config_values
+from trainer.config_section import canonical_json
 from trainer.config_tuning import ChatSection
 from trainer.errors import CorpusError, ShardError
 from trainer.tokens.chat_encoding import encode_chats
@@ -99,6 +102,24 @@ def test_the_same_rows_are_found_again_and_other_ones_refused(small_data: Path, 
         encode(small_data, section, tmp_path / "chat")
     file.unlink()
     assert encode(small_data, section, tmp_path / "chat") == (first, False), "raw files may go once they are encoded"
+
+
+def test_an_edit_that_keeps_the_size_is_refused_and_rows_that_know_sizes_alone_are_found(
+    small_data: Path, tmp_path: Path
+) -> None:
+    section = chat_of_box(tmp_path)
+    first, _ = encode(small_data, section, tmp_path / "chat")
+    file = tmp_path / "raw-chat" / "dialogs.jsonl"
+    text = file.read_text()
+    older = tmp_path / "older"
+    shutil.copytree(tmp_path / "chat", older)
+    settings = {"held_out": section.held_out, "files": [["dialogs", "dialogs.jsonl", file.stat().st_size]]}
+    origin = hashlib.sha256(canonical_json(settings)).hexdigest()
+    (older / "manifest.json").write_text((older / "manifest.json").read_text().replace(first.origin_sha256, origin))
+    assert encode(small_data, section, older)[1] is False
+    file.write_text(text.replace("mean", "MEAN", 1))
+    with pytest.raises(ShardError, match="made from other sources"):
+        encode(small_data, section, tmp_path / "chat")
 
 
 def test_a_question_is_held_out_with_all_its_answers(small_data: Path, tmp_path: Path) -> None:

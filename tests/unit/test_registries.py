@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -32,7 +33,7 @@ from trainer.corpus.sources import (
     wordnet_documents,
 )
 from trainer.errors import CorpusError
-from trainer.tokens.chat_files import read_chat_file
+from trainer.tokens.chat_files import ChatLine, Conversation, read_chat_file
 
 BOX = Path(registries.__file__).parent / "box"
 BOX_SOURCES = [source for package in PACKAGES for source in package.sources if source.box_documents]
@@ -228,7 +229,29 @@ def test_chatter_becomes_pairs_of_turns_in_three_languages() -> None:
         chatter({"c/data/chinese/b.yml": b"- x"})
 
 
+def test_an_answer_of_several_lines_keeps_them_and_one_that_is_folded_stays_on_one() -> None:
+    yml = "conversations:\n- - a long\n    question\n  - |\n    So:\n\n    ```\n    if x:  \n        y()\n    ```\n"
+    (row,) = chatter({"c/data/english/a.yml": yml.encode()})
+    assert [turn["content"] for turn in json.loads(row)["conversations"]] == [
+        "a long question",
+        "So:\n\n```\nif x:\n    y()\n```",
+    ]
+
+
 # --- the box ----------------------------------------------------------------------------------------------------------
+
+
+def test_programs_in_chatter_keep_their_lines_in_what_is_learned() -> None:
+    rows = [item for item in read_chat_file("chatter", BOX / "chatter.jsonl.zst") if isinstance(item, ChatLine)]
+    answers = [message.content for item in rows if isinstance(item.row, Conversation) for message in item.row.conversations]
+    fenced = [answer for answer in answers if "```" in answer]
+    assert len(fenced) > 80
+    for answer in fenced:
+        assert all(line.startswith("```") for line in answer.split("\n") if "```" in line), answer
+    (sort,) = [answer for answer in fenced if answer.startswith("Here's bubble sort in Python:")]
+    names: dict[str, Callable[[list[int]], list[int]]] = {}
+    exec(sort.split("```")[1], names)
+    assert names["bubble_sort"]([3, 1, 2]) == [1, 2, 3]
 
 
 def test_box_is_small() -> None:

@@ -16,6 +16,7 @@ from trainer import __version__
 from trainer.config_corpus import CorpusSection
 from trainer.config_section import canonical_json
 from trainer.config_steps import StepsSection
+from trainer.corpus.inputs import piece_sha256
 from trainer.corpus.normalising import normalise
 from trainer.corpus.reading import BadLine, Document, PieceReader, Unwanted
 from trainer.corpus.signing import Signer
@@ -83,7 +84,7 @@ class _Cleaning:
     def run(self) -> UnitManifest:
         unit, config = self._job.unit, self._job.config
         source = config.sources[unit.source]
-        num_lines = []
+        num_lines, digests = [], []
         for place, piece in enumerate(unit.pieces):
             reader = PieceReader(source, piece.piece, config)
             for number, item in enumerate(reader):
@@ -96,6 +97,7 @@ class _Cleaning:
                 if self._bad > config.max_bad_lines:  # the stage will fail: no use in reading on
                     break
             num_lines.append(reader.num_lines)
+            digests.append(piece_sha256(piece.file.path, piece.start, piece.end or piece.file.size_bytes))
         return UnitManifest(
             key=self._job.key,
             number=unit.number,
@@ -108,6 +110,7 @@ class _Cleaning:
             bad=self._bad,
             kept=self._kept,
             bad_lines=tuple(self._bad_lines),
+            sha256=tuple(digests),
         )
 
     def _no_document(self, place: int, item: BadLine | Unwanted) -> None:

@@ -21,7 +21,7 @@ from trainer.corpus.sources import WORDNET, Files, Package, Source, parse_wordne
 from trainer.errors import CorpusError
 
 MIN_GLOSS_CHARS, MAX_GLOSS_CHARS = 16, 120  # shorter ones say little, longer ones fill a row by themselves
-MAX_CHATTER_CHARS = 400  # longer answers are programs and poems
+MAX_CHATTER_CHARS = 400  # longer answers are long programs and poems; a run of blanks counts as one character
 PAIR_SHARE = 0.4  # of the nouns
 
 _CHATTER_LANGUAGES = ("english", "chinese", "traditionalchinese")
@@ -61,11 +61,17 @@ def chatter(files: Files) -> list[str]:
         except (yaml.YAMLError, KeyError, TypeError) as error:
             raise CorpusError(f"{path} is not a list of conversations ({error})") from error
         for turns in listed:
-            said = [" ".join(str(turn).split()) for turn in turns]
+            said = [_said(str(turn)) for turn in turns]
             said = said[: len(said) // 2 * 2]
-            if said and all(said) and max(map(len, said)) <= MAX_CHATTER_CHARS:
+            if said and all(said) and max(len(" ".join(turn.split())) for turn in said) <= MAX_CHATTER_CHARS:
                 rows.append(_conversation(said))
     return unique(rows)
+
+
+def _said(turn: str) -> str:
+    """A turn on one line, or a longer one with its line breaks and indents: without them a program is none."""
+    lines = turn.strip().splitlines()
+    return "\n".join(line.rstrip() for line in lines) if len(lines) > 1 else " ".join(turn.split())
 
 
 # --- WordNet ----------------------------------------------------------------------------------------------------------

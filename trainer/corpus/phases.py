@@ -1,15 +1,13 @@
 """The work folder of a corpus, and what each phase of `prepare` does there; see preparing.py for the order."""
 
 import hashlib
-import multiprocessing
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from trainer.config_corpus import CorpusSection
 from trainer.config_section import canonical_json
@@ -18,12 +16,15 @@ from trainer.corpus.assembling import assemble
 from trainer.corpus.cleaning import CleanJob, clean_unit, unit_key
 from trainer.corpus.deduplicating import Units, find_duplicates
 from trainer.corpus.finding import STANDARD_INPUT
+from trainer.corpus.inputs import Inputs
 from trainer.corpus.repeated_lines import StripJob, find_repeated_lines, save_hashes, strip_key, strip_unit
 from trainer.corpus.shares import WritePlan, plan_key, plan_writing
 from trainer.corpus.steps.build import input_files
+from trainer.corpus.steps.known_answers import check_interpreter
 from trainer.corpus.store import CorpusManifest
 from trainer.corpus.units import Plan, Unit, make_plan
 from trainer.corpus.work import UnitFiles, UnitManifest, unit_files
+from trainer.corpus.workers import Each, workers
 from trainer.corpus.writing import Cleaned, ShareResult, WriteJob, write_share
 from trainer.errors import CorpusError
 from trainer.files import DISK, HashingWriter, locked, new_folder, partial_path, record_of, storage_errors
@@ -74,6 +75,7 @@ class Work:
     settings: str = field(init=False)
 
     def __post_init__(self) -> None:
+        check_interpreter()
         self.folder = self.corpus.with_name(f"{self.corpus.name}.work")
         self.settings = settings_key(self.config)
 
@@ -145,6 +147,7 @@ class Work:
             (STANDARD_INPUT if Path(name).parent == self._spool.parent else name): size for name, size in plan.inputs.items()
         }
         with new_folder(self.corpus) as partial:
+            Inputs.of(self.config, plan, manifests).write(partial)
             manifest = assemble(self.config, self.settings, inputs, shares, list(zip(jobs, results, strict=True)), partial)
         self._remove()
         return manifest
@@ -295,16 +298,5 @@ def _num_cores(config: CorpusSection) -> int:
     return config.workers or cores()
 
 
-@contextmanager
-def _pool(num_workers: int) -> Iterator[Callable[[Callable[[Any], Any], Sequence[Any]], Iterable[Any]]]:
-    """Something like `map` over processes, in the order of the jobs."""
-    if num_workers == 1:
-        yield map
-        return
-    # spawn: the caller may have threads (progress bars), which a forked child would inherit in mid-flight
-    with multiprocessing.get_context("spawn").Pool(num_workers, _in_worker) as pool:
-        yield pool.imap
-
-
-def _in_worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the first one ends the others
+def _pool(count: int) -> AbstractContextManager[Each]:
+    return workers(count, "prepare", "corpus.workers")

@@ -20,6 +20,7 @@ from typing import IO
 
 from trainer.config_corpus import CorpusSection
 from trainer.corpus.finding import STANDARD_INPUT, files_of
+from trainer.corpus.inputs import refuse_other_inputs
 from trainer.corpus.phases import QUIET, Surroundings, Work, settings_key
 from trainer.corpus.store import CorpusManifest, read_manifest
 from trainer.corpus.writing import ShareResult
@@ -124,8 +125,7 @@ def _found(config: CorpusSection, folder: Path) -> CorpusManifest | None:
         return None
     manifest = read_manifest(folder)
     if _any_input_left(config):  # the raw text may go once it is prepared
-        inputs = {str(file): file.stat().st_size for source in on_disk for file in files_of(source)}
-        _refuse_changed_inputs(manifest, settings_key(config), inputs, folder)
+        refuse_other_inputs(config, settings_key(config), manifest, folder)
     return manifest
 
 
@@ -136,15 +136,3 @@ def _any_input_left(config: CorpusSection) -> bool:
             if source.path != STANDARD_INPUT and files_of(source):
                 return True
     return False
-
-
-def _refuse_changed_inputs(manifest: CorpusManifest, settings: str, inputs: dict[str, int], folder: Path) -> None:
-    known = {name: size for name, size in manifest.inputs.items() if name != STANDARD_INPUT}
-    if manifest.settings == settings and known == inputs:
-        return
-    changed = [name for name, size in inputs.items() if known.get(name) != size]
-    gone = [name for name in known if name not in inputs]
-    what = ", ".join((changed + gone)[:3]) or "the corpus section of the config"
-    raise CorpusError(
-        f"{folder}: made from other input ({what} changed since); choose another run_dir or data_dir, or remove this folder"
-    )

@@ -6,7 +6,7 @@ were nor on where the units were cut.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,13 +85,17 @@ def make_plan(config: CorpusSection, standard_input: Path | None = None) -> Plan
                 raise CorpusError(f"corpus.sources: source {source.name}: nothing was piped in; give a path, or pipe text in")
             files = [_input_file(standard_input, standard_input.parent)]
         else:
-            paths = files_of(source)
-            root = Path(os.path.commonpath([path.parent for path in paths]))
-            files = [_input_file(path, root) for path in paths]
+            files = input_files_of(files_of(source))
         inputs |= {str(file.path): file.size_bytes for file in files}
         for pieces in _cut(source, files, config.unit_bytes):
             units.append(Unit(len(units), index, tuple(pieces)))
     return Plan(tuple(units), inputs)
+
+
+def input_files_of(paths: Sequence[Path]) -> list[InputFile]:
+    """Files of one source as they are now, named by their places below the folder that holds all of them."""
+    root = Path(os.path.commonpath([path.parent for path in paths]))
+    return [_input_file(path, root) for path in paths]
 
 
 def _input_file(path: Path, root: Path) -> InputFile:

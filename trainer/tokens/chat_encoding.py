@@ -26,7 +26,7 @@ from trainer.corpus.normalising import fingerprint, is_held_out
 from trainer.corpus.reading import JSON_LINES, BadLine, files_at
 from trainer.corpus.store import SPLITS, Split
 from trainer.errors import CorpusError, ShardError
-from trainer.files import HashingWriter, new_folder
+from trainer.files import HashingWriter, new_folder, record_of
 from trainer.tokens.chat import ChatIds, Message, render_chat
 from trainer.tokens.chat_files import (
     ChatLine,
@@ -57,11 +57,12 @@ def encode_chats(
     encoder = TextEncoder(tokenizer / TOKENIZER_FILE)
     check_vocabulary(encoder, vocab_size)
     sources = _sources(config, kind)
-    origin = _origin(config, sources)
+    origin = _origin(config, sources, by_content=True)
     if folder.exists():
         manifest = read_manifest(folder)
         check_chats(manifest, encoder, row_tokens, kind, folder)
-        if origin is not None and manifest.origin_sha256 != origin:
+        # rows of an older version know the sizes of their files alone
+        if origin is not None and manifest.origin_sha256 not in (origin, _origin(config, sources, by_content=False)):
             raise ShardError(f"{folder}: made from other sources, or by other settings of chat; remove it and encode again")
         return manifest, False
     with new_folder(folder) as partial:
@@ -80,15 +81,16 @@ def check_chats(manifest: TokensManifest, encoder: TextEncoder, row_tokens: int,
         raise ShardError(f"{folder}: holds {manifest.kind}, not {kind}; {way_out}")
 
 
-def _origin(config: ChatSection, sources: Sequence[ChatSourceSection]) -> str | None:
-    """What rows are made from: settings and the sizes of all files; None where no source is left, as it may go once encoded."""
-    found = []
+def _origin(config: ChatSection, sources: Sequence[ChatSourceSection], *, by_content: bool) -> str | None:
+    """What rows are made from: settings and all files; None where no source is left, as it may go once encoded. 1 s per GB."""
+    found: list[tuple[str, str, object]] = []
     for source in sources:
         with suppress(CorpusError):
-            found += [(source.name, str(file), file.stat().st_size) for file in files_at(source.path, source.name, JSON_LINES)]
+            for file in files_at(source.path, source.name, JSON_LINES):
+                found.append((source.name, file.name, record_of(file).sha256 if by_content else file.stat().st_size))
     if not found:
         return None
-    settings = {"held_out": config.held_out, "files": [(name, Path(file).name, size) for name, file, size in found]}
+    settings = {"held_out": config.held_out, "files": found}
     return hashlib.sha256(canonical_json(settings)).hexdigest()
 
 

@@ -5,7 +5,6 @@ The bytes written do not depend on the number of processes.
 """
 
 import json
-import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial as partial_call
@@ -19,6 +18,7 @@ from trainer.cores import cores
 from trainer.corpus.normalising import fingerprint
 from trainer.corpus.store import SPLITS, Part, Split, read_documents, read_part
 from trainer.corpus.store import read_manifest as read_corpus
+from trainer.corpus.workers import workers
 from trainer.errors import ShardError
 from trainer.files import HashingWriter, new_folder, write_json
 from trainer.tokens.packing import PIECE, Rows, pack_best_fit, pack_concat
@@ -124,33 +124,20 @@ def check_tokens(manifest: TokensManifest, encoder: TextEncoder, config: TokensS
 
 
 def _encode_parts(
-    parts: list[Part], corpus: Path, encoder: TextEncoder, folder: Path, workers: int, progress: Progress
+    parts: list[Part], corpus: Path, encoder: TextEncoder, folder: Path, num_workers: int, progress: Progress
 ) -> tuple[list[Shard], dict[str, StoredFile]]:
     total_bytes = sum(part.text_bytes for part in parts)
     done_bytes = 0
     results: dict[str, tuple[Shard, dict[str, StoredFile]]] = {}
     jobs = [(part, corpus, encoder.file, folder) for part in parts]
-    workers = min(workers or cores(), len(parts))
-    # spawn: the caller may have threads (progress bars, torch), which a forked child would inherit in mid-flight
-    with multiprocessing.get_context("spawn").Pool(workers) if workers > 1 else _Here() as pool:
-        for part, (shard, files) in zip(parts, pool.imap(_encode_part, jobs), strict=True):
+    count = max(1, min(num_workers or cores(), len(parts)))
+    with workers(count, "encode", "tokens.workers") as each:
+        for part, (shard, files) in zip(parts, each(_encode_part, jobs), strict=True):
             results[part.file] = shard, files
             done_bytes += part.text_bytes
             progress(done_bytes, total_bytes)
     shards = [results[part.file][0] for part in parts]
     return shards, {name: stored for part in parts for name, stored in results[part.file][1].items()}
-
-
-class _Here:
-    """A pool of one: this process."""
-
-    imap = staticmethod(map)
-
-    def __enter__(self) -> "_Here":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        return None
 
 
 def _encode_part(job: tuple[Part, Path, Path, Path]) -> tuple[Shard, dict[str, StoredFile]]:

@@ -50,7 +50,7 @@ _LABELS = _phrases(
     "您当前的位置 你的位置 所在位置 咨询热线 客服热线 客服电话 服务热线 加盟热线 加微信 微信号 客服QQ QQ群 "
     "举报电话 举报邮箱 投稿邮箱"
 )
-_LABELLED = re.compile(rf"[\[【（(]?+(?:{'|'.join(sorted(_LABELS, key=len, reverse=True))})[ ]?+[:：][ ]{{0,4}}+\S")
+_LABELLED = re.compile(rf"[\[【（(]?(?:{'|'.join(sorted(_LABELS, key=len, reverse=True))})[ ]?[:：][ ]{{0,4}}\S")
 _NOTICE = re.compile(
     "|".join(
         (

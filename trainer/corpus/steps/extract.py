@@ -34,7 +34,7 @@ _LEAVES |= {
 """Elements that do not nest, or end where the next one begins. Unclosed ones of these are no depth."""
 _MARK = "\ufdd0"  # a code point that is never a character (Unicode 16.0, section 23.7)
 _ALONE = re.compile(
-    r">(\s{0,64}+)([\u0800-\ud7ff\uf900-\ufdcf\ufdf0-\uffef]|&(?!para;|#182;|#x[Bb]6;)#?[A-Za-z0-9]{2,10};)(?=\s{0,64}+<)"
+    r">(?=(\s{0,64}))\1([\u0800-\ud7ff\uf900-\ufdcf\ufdf0-\uffef]|&(?!para;|#182;|#x[Bb]6;)#?[A-Za-z0-9]{2,10};)(?=\s{0,64}<)"
 )
 """A character of three bytes that is all of a text node. resiliparse 2.0.1 takes it for an icon and drops it: every
 《 between two links, every single Han character in bold. A mark beside it prevents that, and goes afterwards."""

@@ -21,22 +21,20 @@ _FREE = rf"(?<![{_NO}])(?<![0-9][.-])"
 
 _PART = frozenset(string.ascii_letters + string.digits + "_")
 
-NUMBER_RUN = re.compile(r"[0-9][0-9 .()-]{6,}+")
+NUMBER_RUN = re.compile(r"[0-9][0-9 .()-]{6,}")
 """Digits and separators; taken whole, so each character is looked at once or at most 7 times."""
 IDENTITY = re.compile(rf"{_FREE}[1-9][0-9]{{16}}[0-9Xx](?![{_NO}])")
 # The next four find where a number may begin (within a longer one, too) and how far it may go; `_ends` says where it may end.
-CARD = re.compile(rf"{_FREE}(?=([2-8][0-9]{{3}}(?:[ -]?+[0-9]){{9,15}}+))")
-INTERNATIONAL = re.compile(
-    rf"(?<![{_NO}+])(?=(\+[1-9](?:[ .()-]{{0,2}}+[0-9]){{6,16}}+|00[1-9](?:[ ()-]{{0,2}}+[0-9]){{6,16}}+))"
-)
-CHINA_MOBILE = re.compile(rf"(?<!\+){_FREE}(?=((?:86[ -]?+)?+1[3-9][0-9](?:[ -]?+[0-9]){{8}}))")
-NATIONAL = re.compile(rf"(?<![{_NO}+/])(?<![0-9][ .-])(?=(\(?+[0-9]{{1,5}}+(?:[ .()-]{{1,2}}+[0-9]{{1,5}}+){{1,4}}+))")
-CHINA_LANDLINE = re.compile(rf"(?<!\+){_FREE}(?=(\(?+0[0-9]{{2,3}}+\)?+[ -]?+[0-9](?:[ -]?+[0-9]){{6,7}}+))")
-EXTENSION = re.compile(rf"(?:-| ?+转| ?+ext\.?+ ?+)[0-9]{{1,5}}+(?![{_NO}])", re.IGNORECASE)
-IPV4 = re.compile(rf"(?<![{_NO}])(?<![0-9A-Za-z][.-])(?:[0-9]{{1,3}}+\.){{3}}[0-9]{{1,3}}+(?![{_NO}]|[.-][0-9A-Za-z])")
-IPV6 = re.compile(rf"(?<![{_NO}:.])(?:[0-9A-Fa-f]{{0,4}}+:){{2,7}}+(?:[0-9A-Fa-f]{{1,4}}+)?+(?![{_NO}:])")
+CARD = re.compile(rf"{_FREE}(?=([2-8][0-9]{{3}}(?:[ -]?[0-9]){{9,15}}))")
+INTERNATIONAL = re.compile(rf"(?<![{_NO}+])(?=(\+[1-9](?:[ .()-]{{0,2}}[0-9]){{6,16}}|00[1-9](?:[ ()-]{{0,2}}[0-9]){{6,16}}))")
+CHINA_MOBILE = re.compile(rf"(?<!\+){_FREE}(?=((?:86[ -]?)?1[3-9][0-9](?:[ -]?[0-9]){{8}}))")
+NATIONAL = re.compile(rf"(?<![{_NO}+/])(?<![0-9][ .-])(?=(\(?[0-9]{{1,5}}(?:[ .()-]{{1,2}}[0-9]{{1,5}}){{1,4}}))")
+CHINA_LANDLINE = re.compile(rf"(?<!\+){_FREE}(?=(\(?0[0-9]{{2}}(?:[0-9]|(?![0-9]))\)?[ -]?[0-9](?:[ -]?[0-9]){{6,7}}))")
+EXTENSION = re.compile(rf"(?:-| ?转| ?ext\.? ?)[0-9]{{1,5}}(?![{_NO}])", re.IGNORECASE)
+IPV4 = re.compile(rf"(?<![{_NO}])(?<![0-9A-Za-z][.-])(?:[0-9]{{1,3}}\.){{3}}[0-9]{{1,3}}(?![{_NO}]|[.-][0-9A-Za-z])")
+IPV6 = re.compile(rf"(?<![{_NO}:.])(?:[0-9A-Fa-f]{{0,4}}:){{2,7}}(?:[0-9A-Fa-f]{{1,4}})?(?![{_NO}:])")
 _DIGITS = re.compile("[0-9]+")
-_COLONS = re.compile(":[0-9A-Fa-f]{0,4}+:")
+_COLONS = re.compile(":[0-9A-Fa-f]{0,4}:")
 PATTERNS = (IDENTITY, CARD, INTERNATIONAL, CHINA_MOBILE, CHINA_LANDLINE, EXTENSION, NATIONAL, IPV4, IPV6)
 
 _PROVINCES = frozenset((*range(11, 16), *range(21, 24), *range(31, 38), *range(41, 47), *range(50, 55), *range(61, 66)))
@@ -75,8 +73,8 @@ _CARD_GROUPS = {(4, 4, 4, 4), (4, 4, 4, 4, 3), (4, 4, 4, 4, 2), (4, 4, 4, 4, 1),
 _VERSION_BEFORE = re.compile(
     r"(?<![A-Za-z])"
     r"(?:version|versions|release|section|sections|chapter|ver|rev|build|firmware|driver|kernel|oid|v)"
-    r"[ ]?+[.:：]?+[ ]?+[v(（]?+$|(?:版本|版|章|节|節|固件|第)"
-    r"[ ]?+[.:：]?+[ ]?+[v(（]?+$|[/§_@~^=><*]$",
+    r"[ ]?[.:：]?[ ]?[v(（]?$|(?:版本|版|章|节|節|固件|第)"
+    r"[ ]?[.:：]?[ ]?[v(（]?$|[/§_@~^=><*]$",
     re.IGNORECASE,
 )
 """What stands before four small numbers that are no address: 版本 1.2.3.4, Chrome/1.2.3.4, >=1.2.3.4."""

@@ -10,51 +10,52 @@ from collections.abc import Iterator
 
 from trainer.corpus.steps.spans import Span
 
+_SK = "(?:proj|ant|svcacct|or)-"
 _TOKENS = "|".join(
     (
         r"(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{16}",  # AWS
-        r"gh[pousr]_[A-Za-z0-9]{36,255}+",  # GitHub
-        r"github_pat_[A-Za-z0-9_]{60,255}+",
-        r"glpat-[A-Za-z0-9_-]{20,64}+",  # GitLab
-        r"sk-(?:proj-|ant-|svcacct-|or-)?+[A-Za-z0-9_-]{20,255}+",  # OpenAI, Anthropic and those who took their form
-        r"[rsp]k_(?:live|test)_[A-Za-z0-9]{16,255}+",  # Stripe
-        r"xox[abeoprs]-[A-Za-z0-9-]{10,255}+",  # Slack
-        r"xapp-[A-Za-z0-9-]{10,255}+",
+        r"gh[pousr]_[A-Za-z0-9]{36,255}",  # GitHub
+        r"github_pat_[A-Za-z0-9_]{60,255}",
+        r"glpat-[A-Za-z0-9_-]{20,64}",  # GitLab
+        rf"sk-(?:{_SK}|(?!{_SK}))[A-Za-z0-9_-]{{20,255}}",  # OpenAI, Anthropic and those who took their form
+        r"[rsp]k_(?:live|test)_[A-Za-z0-9]{16,255}",  # Stripe
+        r"xox[abeoprs]-[A-Za-z0-9-]{10,255}",  # Slack
+        r"xapp-[A-Za-z0-9-]{10,255}",
         r"AIza[A-Za-z0-9_-]{35}",  # Google
-        r"ya29\.[A-Za-z0-9_-]{20,512}+",
-        r"hf_[A-Za-z0-9]{30,64}+",  # Hugging Face
+        r"ya29\.[A-Za-z0-9_-]{20,512}",
+        r"hf_[A-Za-z0-9]{30,64}",  # Hugging Face
         r"npm_[A-Za-z0-9]{36}",
-        r"pypi-[A-Za-z0-9_-]{50,512}+",
-        r"SG\.[A-Za-z0-9_-]{16,32}+\.[A-Za-z0-9_-]{16,64}+",  # SendGrid
-        r"LTAI[A-Za-z0-9]{12,26}+",  # Alibaba Cloud
+        r"pypi-[A-Za-z0-9_-]{50,512}",
+        r"SG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{16,64}",  # SendGrid
+        r"LTAI[A-Za-z0-9]{12,26}",  # Alibaba Cloud
         r"AKID[A-Za-z0-9]{32}",  # Tencent Cloud
-        r"eyJ[A-Za-z0-9_-]{8,4096}+\.eyJ[A-Za-z0-9_-]{8,8192}+\.[A-Za-z0-9_-]{16,2048}+",  # JSON Web Token (RFC 7519)
+        r"eyJ[A-Za-z0-9_-]{8,4096}\.eyJ[A-Za-z0-9_-]{8,8192}\.[A-Za-z0-9_-]{16,2048}",  # JSON Web Token (RFC 7519)
     )
 )
 _BEGINNINGS = (
     *("AKIA", "ASIA", "ABIA", "ACCA", "ghp_", "gho_", "ghu_", "ghs_", "ghr_", "github_pat_", "glpat-", "sk-", "hf_", "npm_"),
     *("sk_live_", "sk_test_", "rk_live_", "rk_test_", "xox", "xapp-", "AIza", "ya29.", "pypi-", "SG.", "LTAI", "AKID", "eyJ"),
 )
-TOKEN = re.compile(rf"(?<![A-Za-z0-9_.-])(?:{_TOKENS})(?![A-Za-z0-9_])")
+TOKEN = re.compile(rf"(?<![A-Za-z0-9_.-])(?=({_TOKENS}))\1(?![A-Za-z0-9_])")
 """Secrets that their first letters give away, in the forms that the issuers document."""
-PEM_BEGIN = re.compile(r"-----BEGIN (?:(?!PRIVATE )[A-Z0-9]{1,16}+ ){0,3}+PRIVATE KEY(?: BLOCK)?+-----")
-PEM_END = re.compile(r"-----END (?:(?!PRIVATE )[A-Z0-9]{1,16}+ ){0,3}+PRIVATE KEY(?: BLOCK)?+-----")
+PEM_BEGIN = re.compile(r"-----BEGIN (?:(?!PRIVATE )[A-Z0-9]{1,16} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
+PEM_END = re.compile(r"-----END (?:(?!PRIVATE )[A-Z0-9]{1,16} ){0,3}PRIVATE KEY(?: BLOCK)?-----")
 _PEM_CHARS = 16_384
 """Longest private key that is looked for; RSA with 16,384 bits takes 13,000 characters."""
 ASSIGNED = re.compile(
-    r"[=:：是为](?:[=>]?+)[ \t]{0,4}+(?:Bearer |Basic )?+[\"'`]?+([A-Za-z0-9+/_.~!@#$%^&*-]{12,512}+={0,2}+)(?![(\[])"
+    r"[=:：是为][=>]?[ \t]{0,4}(?:Bearer |Basic )?[\"'`]?(?=([A-Za-z0-9+/_.~!@#$%^&*-]{12,512}={0,2}))\1(?![(\[])"
 )
 KEY_NAME = re.compile(
-    r"(?:api[_ -]?+key|access[_ -]?+key|secret|token|passw(?:or)?+d|pwd|credential|auth|密码|密钥|口令|令牌)"
-    r"[A-Za-z0-9_-]{0,24}+[\"']?+[ \t]{0,4}+[:=]?+$",
+    r"(?:api[_ -]?key|access[_ -]?key|secret|token|passw(?:or)?d|pwd|credential|auth|密码|密钥|口令|令牌)"
+    r"[A-Za-z0-9_-]{0,24}[\"']?[ \t]{0,4}[:=]?$",
     re.IGNORECASE,
 )
 """A value of at least 12 characters, and the key-like name that it is given to."""
 _NAME_WINDOW = 48
-BEARER = re.compile(r"(?:Bearer|Basic) ([A-Za-z0-9+/_.~-]{20,2048}+={0,2}+)")
-LOCAL_PART = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._%+'-]{0,62}+)")
-DOMAIN = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,62}+)\.){1,8}+")
-TOP_LEVEL = re.compile(r"(?:xn--[A-Za-z0-9-]{2,59}+|[A-Za-z]{2,24}+)(?![A-Za-z0-9_])")
+BEARER = re.compile(r"(?:Bearer|Basic) ([A-Za-z0-9+/_.~-]{20,2048}={0,2})")
+LOCAL_PART = re.compile(r"[A-Za-z0-9][A-Za-z0-9._%+'-]{0,62}")
+DOMAIN = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9-]{0,62}\.){1,8}")
+TOP_LEVEL = re.compile(r"(?:(?=(xn--[A-Za-z0-9-]{2,59}))\1|[A-Za-z]{2,24})(?![A-Za-z0-9_])")
 PATTERNS = (TOKEN, PEM_BEGIN, PEM_END, ASSIGNED, KEY_NAME, BEARER, LOCAL_PART, DOMAIN, TOP_LEVEL)
 
 MIN_ENTROPY_BITS = 3.0
@@ -126,7 +127,7 @@ def _is_words(value: str) -> bool:
 
 
 _SIGNS = re.compile(r"[^A-Za-z0-9]")
-_WORD = re.compile("[A-Za-z]{1,512}+[0-9]{0,3}+")
+_WORD = re.compile("[A-Za-z]{1,512}[0-9]{0,3}")
 
 
 def emails(text: str) -> Iterator[Span]:

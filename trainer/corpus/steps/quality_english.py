@@ -19,7 +19,7 @@ _ENDS = (".", "?", "!", '"', "'", "”", "’")
 _ELLIPSES = ("...", "…")
 _POLICY = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
 _CITATION = re.compile(r"\[(?:[0-9]{0,4}|edit|citation needed)\]")
-_SENTENCE_BREAK = re.compile(r"[.!?][\"'”’)\]]{0,3}+\s")
+_SENTENCE_BREAK = re.compile(r"[.!?][\"'”’)\]]{0,3}\s")
 _SHORT_LINE_CHARS = 30
 
 

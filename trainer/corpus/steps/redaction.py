@@ -34,7 +34,7 @@ PLACEHOLDERS = {
     "secret": "<SECRET>",
     "url": "<URL>",
 }
-URL = re.compile(r"(?:https?+|ftp)://[^\s<>\"'“”‘’`{}|\\^，。；！？、（）《》【】\u3000]{1,2048}+", re.IGNORECASE)
+URL = re.compile(r"(?:https?|ftp)://[^\s<>\"'“”‘’`{}|\\^，。；！？、（）《》【】\u3000]{1,2048}", re.IGNORECASE)
 _URL_TAIL = ".,;:!?)]*_~"
 _WIDE_CHARACTER = re.compile("[\uff01-\uff5e\u00a0\u3000]")
 
