@@ -261,7 +261,7 @@ class Config(Section):
     """Folder of the run; unset: runs/NAME."""
     data_dir: Path | None = unidentified(None)
     """Folder of corpus, tokenizer and token shards, which runs may share; unset: the run folder."""
-    stages: tuple[StageName, ...] = unidentified(
+    stages: Annotated[tuple[StageName, ...], Field(min_length=1)] = unidentified(
         ("prepare", "tokenizer", "encode", "pretrain", "evaluate", "generate", "report")
     )
     """What `trainer run` does, in this order; a stage that is done is skipped."""
