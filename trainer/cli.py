@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, NoReturn, get_args
 from trainer import __version__
 from trainer.config import Config, StageName
 from trainer.config_loading import config_schema, dump_config, load_config, preset_names
-from trainer.errors import MissingDependencyError, RunFolderError, TrainerError, UsageError
+from trainer.errors import RunFolderError, TrainerError, UsageError
 from trainer.events import Failed, Record
+from trainer.extras import missing_package
 from trainer.planning.hardware import GPUS, LINKS, Cluster, gpu_named, link_named
 from trainer.planning.job import Job
 from trainer.planning.measured import compare
@@ -56,7 +57,10 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     try:
         _command(_parser().parse_args(arguments), call)
         exit_code = 0
-    except TrainerError as error:
+    except (TrainerError, ModuleNotFoundError) as raised:
+        error = missing_package(raised) if isinstance(raised, ModuleNotFoundError) else raised
+        if error is None:
+            raise
         exit_code = error.exit_code
         print(f"trainer: {error}", file=sys.stderr, flush=True)
         # a folder in which another process works has that one's log: the refusal is not its failure
@@ -124,10 +128,11 @@ def _command(options: argparse.Namespace, call: _Call) -> None:
 
         print("\n".join(export_tasks(config, options.out)))
     else:
+        world = World.of(call.environment)
+        _check_early(config, options, world, call)
         from trainer.elastic.local import SHARED_STORE_HINT
         from trainer.running import Session, merge_corpus, run_stage, run_stages
 
-        world = World.of(call.environment)
         session = call.session = Session.open(config, world, call.stop, call.environment)
         if world.shares_store:
             print(f"trainer: {SHARED_STORE_HINT}", file=sys.stderr)
@@ -139,6 +144,28 @@ def _command(options: argparse.Namespace, call: _Call) -> None:
             run_stage(session, options.command)
         if options.command == "evaluate" and options.json and world.is_first:
             print(session.folder.evaluation.read_text(encoding="utf-8"), end="")
+
+
+def _check_early(config: Config, options: argparse.Namespace, world: World, call: _Call) -> None:
+    """What the stages will need, looked at by the first process before anything is written. Raises TrainerError."""
+    if not world.is_first:
+        return
+    from trainer.preflight import check_run
+
+    is_run = options.command == "run"
+    is_merge = options.command == "prepare" and options.merge
+    stages: tuple[StageName, ...] = config.stages if is_run else () if is_merge else (options.command,)
+    processes = here = config.launch.processes if is_run else 1
+    if world.size > 1:
+        processes, here = world.size, int(call.environment.get("LOCAL_WORLD_SIZE", "1"))
+    try:
+        check_run(config, stages, processes, here, alone=not is_run)
+    except TrainerError:
+        if world.may_restart:  # the agent reads there that no restart helps
+            from trainer.running import Session
+
+            call.session = Session(config, RunFolder.of(config), world, call.stop, call.environment)
+        raise
 
 
 def _config(options: argparse.Namespace) -> Config:
@@ -212,12 +239,8 @@ def _generate(config: Config, prompt: str) -> None:
 
 def _serve(config: Config, options: argparse.Namespace, call: _Call) -> None:
     """Serve until a stop signal."""
-    try:
-        from trainer.inference.serving.server import serve
-    except ModuleNotFoundError as error:
-        if error.name not in ("starlette", "uvicorn"):
-            raise
-        raise MissingDependencyError(f"{error.name} is not installed: pip install 'pretrain-run[serve]'") from None
+    from trainer.inference.serving.server import serve
+
     serve(config, options.checkpoint, options.host, options.port, call.environment, call.stop)
 
 

@@ -88,7 +88,7 @@ class TokensSection(Section):
 class ModelSection(Section):
     """The GPT's shape: Llama's layers, so that other tools read its weights as they are."""
 
-    vocab_size: PositiveInt = 6400
+    vocab_size: Annotated[int, Field(gt=0, le=1 << 24)] = 6400
     """Number of token ids."""
     hidden_size: PositiveInt = 512
     """Width of the residual stream."""

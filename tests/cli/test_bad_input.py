@@ -53,7 +53,7 @@ def test_a_stage_without_what_it_starts_from(small_data: Path, tmp_path: Path) -
     line = fails(tmp_path, 65, "sft", "--config", str(config))
     assert line.endswith("checkpoints: pretrain is not finished; run `trainer pretrain` to its end first")
     other = write_config(tmp_path / "other.yaml", small_data, init_from=str(tmp_path / "no"), run_dir=str(tmp_path / "other"))
-    assert "neither a checkpoint nor a run folder that holds one" in fails(tmp_path, 65, "dpo", "--config", str(other))
+    assert f"init_from {tmp_path}/no: no such folder" in fails(tmp_path, 65, "dpo", "--config", str(other))
 
 
 def test_a_stage_without_its_rows(own_data: Path, tmp_path: Path) -> None:
