@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -46,7 +47,7 @@ def read_config_text(file: Path) -> str:
     """The text of a config file, of standard input for `-`. Raises ConfigError; FileNotFoundError is left to the caller."""
     try:
         if str(file) == STANDARD_INPUT:
-            data = sys.stdin.buffer.read(_MOST_BYTES + 1)
+            data = _standard_input()
         else:
             with file.open("rb") as stream:
                 data = stream.read(_MOST_BYTES + 1)
@@ -61,6 +62,12 @@ def read_config_text(file: Path) -> str:
         raise ConfigError(f"{file}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
     except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
         raise ConfigError(f"{shown(str(file)) if len(str(file)) > 200 else file}: cannot be read: {_reason(error)}") from None
+
+
+@cache
+def _standard_input() -> bytes:
+    """Read once, however often it is asked for."""
+    return sys.stdin.buffer.read(_MOST_BYTES + 1)
 
 
 def _reason(error: OSError | ValueError) -> str:

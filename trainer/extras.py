@@ -17,6 +17,7 @@ _EXTRAS = {
     "hub": ("huggingface_hub",),
     "launch": ("kubernetes", "urllib3"),
     "helm": ("helm_python",),
+    "completion": ("shtab",),
 }
 """Modules by the extra that installs them (pyproject.toml, optional-dependencies)."""
 

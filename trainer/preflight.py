@@ -246,8 +246,8 @@ def _check_memory(config: Config, stage: str, needed_bytes: int, gpus: _Gpus, pr
     here_bytes = needed_bytes / shares * (1 if on_gpu else here)
     if here_bytes > there_bytes:
         raise ConfigError(
-            f"model: {stage} of {config.model.num_parameters / 1e9:,.2f} billion parameters needs {here_bytes / 1e9:,.1f} GB at "
-            f"the least, for weights, gradients and optimizer in fp32, but {place} has {there_bytes / 1e9:,.1f} GB; take a "
+            f"model: {stage} of {config.model.num_parameters / 1e9:,.2f} billion parameters needs {here_bytes / 1e9:,.1f} GB "
+            f"at the least, for weights, gradients and optimizer in fp32, but {place} has {there_bytes / 1e9:,.1f} GB; take a "
             "smaller model (vocab_size, hidden_size, num_layers), or share it out (engine.kind fsdp over more GPUs)"
         )
 

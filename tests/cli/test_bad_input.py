@@ -69,7 +69,7 @@ def test_missing_config_and_no_config(tmp_path: Path) -> None:
 
 
 def test_wrong_command_line(tmp_path: Path) -> None:
-    assert fails(tmp_path, 2, "pretrian").startswith("trainer: argument COMMAND: invalid choice: 'pretrian'")
+    assert fails(tmp_path, 2, "pretrian").startswith("trainer: 'pretrian' is no command; did you mean pretrain?")
 
 
 def test_missing_text(tmp_path: Path) -> None:
