@@ -94,7 +94,7 @@ def _runs(options: argparse.Namespace) -> "Runs":
     from k8s.cluster import Cluster
     from k8s.control import Runs
 
-    return Runs(Cluster.connect(options.namespace, options.context, options.kubeconfig))
+    return Runs(Cluster.connect(options.namespace, options.context, options.kubeconfig, options.request_timeout))
 
 
 def _runs_of_file(options: argparse.Namespace) -> "Runs":
@@ -356,6 +356,8 @@ def _shared_where() -> Parser:
     shared.add_argument("--namespace", "-n", metavar="NAME", help="default: the context's")
     shared.add_argument("--context", metavar="NAME", help="of the kubeconfig; default: its current one")
     shared.add_argument("--kubeconfig", type=Path, metavar="FILE", help="default: KUBECONFIG, or the home folder's")
+    silence_help = "seconds that the API server may be silent (default: 10, and 30 while it changes something)"
+    shared.add_argument("--request-timeout", type=seconds, metavar="S", help=silence_help)
     return shared
 
 

@@ -299,7 +299,7 @@ def test_a_rule_refuses_with_its_words(tmp_path: Path) -> None:
     ("arguments", "code", "words"),
     [
         (["render"], 2, "the following arguments are required: --file/-f"),
-        (["rendr"], 2, "invalid choice: 'rendr'"),
+        (["rendr"], 2, "'rendr' is no command; did you mean render?"),
         (["render", "-f", "nowhere.yaml"], 65, "nowhere.yaml: no such run file"),
         (["list"], 1, "no cluster: "),
         (["verify"], 2, "verify needs a run, or --path FILE"),
