@@ -19,6 +19,7 @@ from trainer.command_parser import any_terminal, completion_script, say, told
 from trainer.config import Config, StageName
 from trainer.config_loading import config_schema, dump_config, load_config
 from trainer.config_text import STANDARD_INPUT
+from trainer.elastic.speech import LOG_VARIABLE, divert, note_end
 from trainer.errors import CheckpointError, RunFolderError, TrainerError, UsageError
 from trainer.events import Failed, Record
 from trainer.planning.hardware import Cluster, gpu_named, link_named
@@ -42,6 +43,9 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
     stop.install()
     call = _Call(stop, environment)
     exit_code = 0
+    tell = say
+    if LOG_VARIABLE in environment and divert(environment, is_first=environment.get("RANK", "0") == "0"):
+        tell = note_end
     try:
         with any_terminal():
             _command(make_parser().parse_args(arguments), call)
@@ -50,7 +54,7 @@ def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] 
         if error is None:
             raise
         exit_code = error.exit_code
-        say(f"trainer: {error}")
+        tell(f"trainer: {error}")
         # a folder in which another process works has that one's log: the refusal is not its failure
         if (
             call.session is not None

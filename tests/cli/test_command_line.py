@@ -197,6 +197,25 @@ def test_every_command_without_its_extra_says_what_installs_it(arguments: list[s
     )
 
 
+@pytest.mark.parametrize(
+    ("variables", "wanted"),
+    [
+        ({"RANK": "1"}, "trainer: RANK=1 with no WORLD_SIZE; are they left by another launcher? start with torchrun, or unset"),
+        ({"RANK": "0", "WORLD_SIZE": "2"}, "trainer: WORLD_SIZE=2 without MASTER_ADDR; are they left by another launcher?"),
+    ],
+)
+def test_variables_that_another_launcher_left_end_in_one_line(
+    variables: dict[str, str], wanted: str, small_data: Path, tmp_path: Path
+) -> None:
+    config = write_config(tmp_path / "config.yaml", small_data)
+    for command in (["pretrain", "--config", str(config)], ["bench"], ["run", "--config", str(config)]):
+        ended = run(TRAINER, *command, **variables)
+        assert ended.returncode == 2
+        (line,) = ended.stderr.splitlines()
+        assert line.startswith(wanted)
+    assert not (tmp_path / "run").exists()
+
+
 def test_stdin_that_is_not_utf_8_is_read_all_the_same() -> None:
     from trainer.command_parser import any_terminal
 
