@@ -16,6 +16,20 @@ from k8s.helm import find_helm
 from k8s.render import Manifest, dump, render, run_object
 from k8s.rules import Finding, check
 from k8s.run import Run, load_run
+from trainer.command_parser import (
+    Parser,
+    add_basics,
+    add_completion,
+    any_terminal,
+    completion_script,
+    say,
+    seconds,
+    told,
+    unicode_text,
+    whole_number,
+)
+from trainer.config_text import STANDARD_INPUT
+from trainer.errors import TrainerError
 
 if TYPE_CHECKING:
     from k8s.control import Runs
@@ -26,18 +40,20 @@ DAY_S = 86400.0
 def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> NoReturn:
     """Run one command and exit."""
     environment = os.environ if environment is None else environment
+    code = 0
     try:
-        options = _parser().parse_args(arguments)
-        code = _COMMANDS[options.command](options, environment)
-    except LauncherError as error:
-        print(f"launcher: {error}", file=sys.stderr, flush=True)
+        with any_terminal():
+            options = _parser().parse_args(arguments)
+            code = _COMMANDS[options.command](options, environment)
+    except (LauncherError, TrainerError, OSError, ModuleNotFoundError) as raised:
+        error = raised if isinstance(raised, LauncherError) else told(raised)
+        if error is None:
+            raise
+        say(f"launcher: {error}")
         code = error.exit_code
     except KeyboardInterrupt:
-        print("launcher: stopped looking; the run itself goes on", file=sys.stderr)
+        say("launcher: stopped looking; the run itself goes on")
         code = 130
-    except BrokenPipeError:  # `launcher logs | head`
-        sys.stderr.close()
-        code = 0
     sys.exit(code)
 
 
@@ -78,11 +94,18 @@ def _runs(options: argparse.Namespace) -> "Runs":
     from k8s.cluster import Cluster
     from k8s.control import Runs
 
-    return Runs(Cluster.connect(options.namespace, options.context, options.kubeconfig))
+    return Runs(Cluster.connect(options.namespace, options.context, options.kubeconfig, options.request_timeout))
+
+
+def _runs_of_file(options: argparse.Namespace) -> "Runs":
+    """A mistake in the run file is told before the cluster is looked for. Raises RunFileError, ClusterError."""
+    if options.file is not None:
+        load_run(options.file, options.set)
+    return _runs(options)
 
 
 def _submit(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
-    runs = _runs(options)
+    runs = _runs_of_file(options)
     options.namespace = runs.cluster.namespace
     _, objects = _rendered(options, environment)
     return _start(runs, objects, options)
@@ -160,7 +183,7 @@ def _stop(options: argparse.Namespace, _environment: Mapping[str, str]) -> int:
 
 
 def _resume(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
-    runs = _runs(options)
+    runs = _runs_of_file(options)
     options.namespace = runs.cluster.namespace
     if options.file is None:
         if options.run is None:
@@ -193,7 +216,7 @@ def _attempt_of(run: Manifest) -> int:
 
 
 def _diff(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
-    runs = _runs(options)
+    runs = _runs_of_file(options)
     options.namespace = runs.cluster.namespace
     _, objects = _rendered(options, environment)
     text = runs.diff(objects)
@@ -205,7 +228,7 @@ def _diff(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
 def _doctor(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
     from k8s.doctor import examine
 
-    runs = _runs(options)
+    runs = _runs_of_file(options)
     options.namespace = runs.cluster.namespace
     objects: Sequence[Manifest] = _rendered(options, environment)[1] if options.file is not None else ()
     findings = examine(runs.cluster, objects)
@@ -258,6 +281,8 @@ def _retire(options: argparse.Namespace, _environment: Mapping[str, str]) -> int
 def _local(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
     from k8s.local import local_command
 
+    if str(options.file) == STANDARD_INPUT:
+        raise UsageError("local needs a file: the trainer's processes read it themselves")
     run, objects = _rendered(options, environment)
     command, variables = local_command(
         run, run_object(objects)["metadata"]["name"], options.file, options.set, options.processes
@@ -266,30 +291,27 @@ def _local(options: argparse.Namespace, environment: Mapping[str, str]) -> int:
     os.execvpe(command[0], command, {**environment, **variables})
 
 
+def _completion(options: argparse.Namespace, _environment: Mapping[str, str]) -> int:
+    print(completion_script(_parser(), options.shell))
+    return 0
+
+
 _COMMANDS = {
+    "completion": _completion,
     "render": _render, "submit": _submit, "status": _status, "list": _list, "logs": _logs, "scale": _scale, "stop": _stop,
     "resume": _resume, "diff": _diff, "doctor": _doctor, "verify": _verify, "retire": _retire, "local": _local,
 }  # fmt: skip
 
 
-class _Parser(argparse.ArgumentParser):
-    """Ends with one line on stderr and exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"{self.prog}: {message}; see {self.prog} --help", file=sys.stderr)
-        sys.exit(UsageError.exit_code)
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="launcher", description="A run file to a training run on Kubernetes, and all about it while it lives."
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    parser = Parser(prog="launcher", description="A run file to a training run on Kubernetes, and all about it while it lives.")
+    add_basics(parser)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     where, waiting = _shared_where(), _shared_waiting()
-    named = _Parser(add_help=False)
+    named = Parser(add_help=False)
     named.add_argument("run", metavar="RUN", help="its name, its hash, or its base name where that is clear")
 
-    def add(name: str, text: str, *parents: _Parser) -> _Parser:
+    def add(name: str, text: str, *parents: Parser) -> Parser:
         return commands.add_parser(name, parents=[*parents, where], help=text, description=text)
 
     add("render", "print the manifests, or write them as one file per run", _FileParser(required=True)).add_argument(
@@ -302,10 +324,12 @@ def _parser() -> argparse.ArgumentParser:
     add("list", "all runs of the namespace").add_argument("--json", action="store_true", help="print JSON")
     command = add("logs", "lines of all ranks, from live pods or from the volume", named, waiting)
     command.add_argument("--follow", action="store_true", help="until the pods end")
-    command.add_argument("--rank", type=int, metavar="N", help="only this rank's lines")
-    command.add_argument("--since", type=int, metavar="S", help="only lines of the last S seconds")
+    command.add_argument("--rank", type=whole_number(0), metavar="N", help="only this rank's lines")
+    command.add_argument("--since", type=whole_number(1), metavar="S", help="only lines of the last S seconds")
     command.add_argument("--volume", action="store_true", help="from the run's volume, although pods are there")
-    add("scale", "change the number of nodes of an elastic run", named).add_argument("nodes", type=int, help="how many")
+    add("scale", "change the number of nodes of an elastic run", named).add_argument(
+        "nodes", type=whole_number(1), help="how many"
+    )
     add("stop", "save, then take all pods away", named, waiting)
     command = add(
         "resume", "go on with a stopped run, or with -f FILE with one that has ended", _FileParser(required=False), waiting
@@ -319,38 +343,37 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--path", type=Path, metavar="FILE", help="a rendered file instead")
     command = add("retire", "delete files of runs that have ended")
     command.add_argument("--dir", type=Path, default=Path("runs"), metavar="DIR", help="where `render --out` wrote them")
-    command.add_argument("--keep", type=int, default=3, metavar="N", help="ended runs to keep (default: 3)")
+    command.add_argument("--keep", type=whole_number(0), default=3, metavar="N", help="ended runs to keep (default: 3)")
     command.add_argument("--dry-run", action="store_true", help="only print them")
     command = add("local", "the same run under torchrun on this machine", _FileParser(required=True))
-    command.add_argument("--processes", type=_positive, metavar="N", help="instead of processesPerNode")
+    command.add_argument("--processes", type=whole_number(1), metavar="N", help="instead of processesPerNode")
+    add_completion(commands)
     return parser
 
 
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of 1 or more")
-    return int(text)
-
-
-def _shared_where() -> _Parser:
-    shared = _Parser(add_help=False)
+def _shared_where() -> Parser:
+    shared = Parser(add_help=False)
     shared.add_argument("--namespace", "-n", metavar="NAME", help="default: the context's")
     shared.add_argument("--context", metavar="NAME", help="of the kubeconfig; default: its current one")
     shared.add_argument("--kubeconfig", type=Path, metavar="FILE", help="default: KUBECONFIG, or the home folder's")
+    silence_help = "seconds that the API server may be silent (default: 10, and 30 while it changes something)"
+    shared.add_argument("--request-timeout", type=seconds, metavar="S", help=silence_help)
     return shared
 
 
-class _FileParser(_Parser):
+class _FileParser(Parser):
     """The options of commands that read a run file."""
 
     def __init__(self, *, required: bool) -> None:
         super().__init__(add_help=False)
-        self.add_argument("--file", "-f", type=Path, required=required, metavar="FILE", help="the run file")
-        self.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override, e.g. nodes=4")
+        self.add_argument("--file", "-f", type=Path, required=required, metavar="FILE", help="the run file; -: standard input")
+        self.add_argument(
+            "--set", action="append", default=[], metavar="KEY=VALUE", type=unicode_text, help="override, e.g. nodes=4"
+        )
 
 
-def _shared_waiting() -> _Parser:
-    shared = _Parser(add_help=False)
-    shared.add_argument("--timeout", type=float, default=DAY_S, metavar="S", help="seconds to wait (default: a day)")
+def _shared_waiting() -> Parser:
+    shared = Parser(add_help=False)
+    shared.add_argument("--timeout", type=seconds, default=DAY_S, metavar="S", help="seconds to wait (default: a day)")
     shared.add_argument("--detach", action="store_true", help="do not wait")
     return shared

@@ -71,9 +71,9 @@ def _found(code: str, level: Level, where: str, message: str, fix: str) -> Findi
 
 
 def _version(visit: Visit) -> Iterator[Finding]:
-    version = visit.cluster.request("GET", "/version", "version")
-    minor = int(re.sub(r"\D.*", "", version["minor"]))
-    if (int(version["major"]), minor) < (1, MIN_MINOR):
+    version = visit.cluster.request("GET", "/version", "version", has=("major", "minor", "gitVersion"))
+    major, minor = (int(re.sub(r"\D.*", "", str(version[key])) or 0) for key in ("major", "minor"))
+    if (major, minor) < (1, MIN_MINOR):
         yield _found(
             "D010", "error", "cluster", f"Kubernetes {version['gitVersion']} is older than 1.{MIN_MINOR}", "upgrade it"
         )
@@ -99,7 +99,7 @@ def _operators(visit: Visit) -> Iterator[Finding]:
     if not wanted:
         return
     path = visit.cluster.resource("Deployment", "apps/v1").path("")
-    deployments = visit.cluster.request("GET", path, "deployments")["items"]
+    deployments = visit.cluster.request("GET", path, "deployments", has=("items",))["items"]
     for kind, (operator, least) in wanted.items():
         found = [each for each in deployments if operator in _image_of(each) or operator in each["metadata"]["name"]]
         if not found:
@@ -346,8 +346,8 @@ def _dns(visit: Visit) -> Iterator[Finding]:
 def _cgroups(visit: Visit) -> Iterator[Finding]:
     for node in visit.cluster.list("Node", "v1")[:3]:
         name = node["metadata"]["name"]
-        metrics = visit.cluster.request("GET", f"/api/v1/nodes/{name}/proxy/metrics", f"metrics of node {name}")
-        version = re.search(r"^kubelet_cgroup_version (\d)", str(metrics), re.MULTILINE)
+        metrics = visit.cluster.text("GET", f"/api/v1/nodes/{name}/proxy/metrics", f"metrics of node {name}")
+        version = re.search(r"^kubelet_cgroup_version (\d)", metrics, re.MULTILINE)
         if version and version[1] == "1":
             yield _found("D080", "risk", f"Node/{name}", "cgroup v1: kubelet 1.35 and newer refuse to start on it",
                          "boot with cgroup v2, or stay at 1.34")  # fmt: skip

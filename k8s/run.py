@@ -13,7 +13,7 @@ from k8s.value_parts import LARGEST_EXACT
 from k8s.values import RunFile
 from trainer.config import Config
 from trainer.config_loading import config_of, load_config, merged, override_document, parse_override, set_value
-from trainer.config_text import Document, explain, parse_text
+from trainer.config_text import Document, explain, parse_text, read_config_text
 from trainer.errors import ConfigError
 
 CHART_DECIDES = ("run_dir", "data_dir")
@@ -75,11 +75,9 @@ def load_run(file: Path, overrides: Sequence[str] = ()) -> Run:
 
 def _read(file: Path) -> Document:
     try:
-        return parse_text(file.read_text(encoding="utf-8"), str(file))
+        return parse_text(read_config_text(file), str(file))
     except FileNotFoundError:
         raise RunFileError(f"{file}: no such run file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RunFileError(f"{file}: cannot be read as UTF-8 text: {error}") from None
 
 
 def _check_together(values: RunFile, config: Config, document: Document, file: Path) -> None:

@@ -99,7 +99,9 @@ class Part(BaseModel):
     def _is_no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
         # pydantic would take `nodes: yes` for 1
         if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
-            raise ValueError(f"is the truth value {str(value).lower()}; give a value of its own kind")
+            raise ValueError(
+                f"is the truth value {str(value).lower()} (YAML reads yes, no, on and off so, too); for the word use quotes"
+            )
         return value
 
 

@@ -88,7 +88,7 @@ class TokensSection(Section):
 class ModelSection(Section):
     """The GPT's shape: Llama's layers, so that other tools read its weights as they are."""
 
-    vocab_size: PositiveInt = 6400
+    vocab_size: Annotated[int, Field(gt=0, le=1 << 24)] = 6400
     """Number of token ids."""
     hidden_size: PositiveInt = 512
     """Width of the residual stream."""
@@ -261,7 +261,7 @@ class Config(Section):
     """Folder of the run; unset: runs/NAME."""
     data_dir: Path | None = unidentified(None)
     """Folder of corpus, tokenizer and token shards, which runs may share; unset: the run folder."""
-    stages: tuple[StageName, ...] = unidentified(
+    stages: Annotated[tuple[StageName, ...], Field(min_length=1)] = unidentified(
         ("prepare", "tokenizer", "encode", "pretrain", "evaluate", "generate", "report")
     )
     """What `trainer run` does, in this order; a stage that is done is skipped."""

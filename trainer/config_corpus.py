@@ -1,8 +1,9 @@
 """The config's section on raw text: where it comes from, and how it becomes clean documents."""
 
+import codecs
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from trainer.config_section import NOT_IDENTITY, Name, Section, unidentified
 from trainer.config_steps import StepsSection
@@ -31,6 +32,20 @@ class SourceSection(Section):
     """Its share of the training text, relative to the other sources' weights; unset in all sources: all text, once."""
     max_repeats: Annotated[float, Field(ge=1.0, le=100.0)] = 1.0
     """With weights: how often a document may stand in the training text. The source that reaches this first sets the amount."""
+
+    @field_validator("encoding")
+    @classmethod
+    def _encoding_is_known(cls, name: str) -> str:
+        if name == "auto":
+            return name
+        try:
+            codecs.lookup(name)
+            "a".encode(name)  # which codecs that make no text of bytes, such as base64, refuse
+        except LookupError:
+            raise ValueError(
+                f"{name!r} is no character encoding that Python knows; name one such as utf-8, gb18030 or latin-1, or auto"
+            ) from None
+        return name
 
 
 class NearDuplicatesSection(Section):

@@ -14,7 +14,8 @@ import yaml
 from pydantic import ValidationError
 
 from trainer.config import Config
-from trainer.config_text import Document, explain, load_yaml, parse_text
+from trainer.config_text import STANDARD_INPUT, Document, explain, load_yaml, parse_text, read_config_text
+from trainer.config_yaml import Mistake, Path_, shown
 from trainer.errors import ConfigError
 
 
@@ -70,18 +71,16 @@ def preset_names() -> list[str]:
 
 def _read_file(file: Path) -> Document:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = read_config_text(file)
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such config file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{file}: cannot be read as UTF-8 text: {error}") from None
-    return parse_text(text, str(file))
+    return parse_text(text, "standard input" if str(file) == STANDARD_INPUT else str(file))
 
 
 def _read_preset(name: str, where: str | None) -> Document:
     names = preset_names()
     if name not in names:
-        raise ConfigError((f"{where}: " if where else "") + f"preset {name!r} is not one of {', '.join(names)}")
+        raise ConfigError((f"{where}: " if where else "") + f"preset {shown(name)} is not one of {', '.join(names)}")
     text = (resources.files("trainer") / "presets" / f"{name}.yaml").read_text(encoding="utf-8")
     return parse_text(text, f"preset {name}")
 
@@ -101,20 +100,28 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     """Path and value of `section.key=value`. Raises ConfigError."""
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise ConfigError(f"--set {text}: expected section.key=value")
+        raise ConfigError(f"--set {_cut(text)}: expected section.key=value")
     try:
         return name.split("."), load_yaml(value)
-    except yaml.YAMLError:
-        raise ConfigError(f"--set {text}: the value is not YAML") from None
+    except Mistake as mistake:
+        words = f"the value is {mistake.words}" if mistake.words.startswith("not YAML") else mistake.words
+        raise ConfigError(f"--set {_cut(text)}: {words}") from None
 
 
 def override_document(overrides: Iterable[str]) -> Document:
     """What tells that a value came from --set."""
     document = Document({}, "--set")
     for text in overrides:
-        path, _ = parse_override(text)
-        document.lines[tuple(path)] = 0
+        path, value = parse_override(text)
+        _note_keys(tuple(path), value, document.lines)
     return document
+
+
+def _note_keys(path: Path_, value: Any, lines: dict[Path_, int]) -> None:
+    lines[path] = 0
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _note_keys((*path, key), inner, lines)
 
 
 def set_value(values: dict[str, Any], path: list[str], value: Any, text: str) -> None:
@@ -122,10 +129,16 @@ def set_value(values: dict[str, Any], path: list[str], value: Any, text: str) ->
     for depth, key in enumerate(path[:-1]):
         inner = values.get(key, {})
         if not isinstance(inner, dict):
-            raise ConfigError(f"--set {text}: {'.'.join(path[: depth + 1])} is not a section")
+            raise ConfigError(f"--set {_cut(text)}: {'.'.join(path[: depth + 1])} is not a section")
         values[key] = dict(inner)
         values = values[key]
     values[path[-1]] = value
+
+
+def _cut(text: str) -> str:
+    """An option as an error line shows it."""
+    text = text.encode(errors="replace").decode()
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def merged(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:

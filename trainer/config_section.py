@@ -14,6 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 NOT_IDENTITY = {"identity": False}
 
+_LARGEST = (1 << 63) - 1
+
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=40)]
 """Of runs, sources and tasks: it becomes part of file names."""
 
@@ -41,10 +43,14 @@ class Section(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _is_no_truth_value(cls, value: Any, info: ValidationInfo) -> Any:
+    def _is_of_its_kind(cls, value: Any, info: ValidationInfo) -> Any:
         # pydantic would take `steps: yes` for 1
         if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
-            raise ValueError(f"is the truth value {str(value).lower()}; give a value of its own kind")
+            raise ValueError(
+                f"is the truth value {str(value).lower()} (YAML reads yes, no, on and off so, too); for the word use quotes"
+            )
+        if isinstance(value, int) and abs(value) > _LARGEST:
+            raise ValueError(f"is beyond {_LARGEST}, the largest number that is read here")
         return value
 
 

@@ -4,21 +4,23 @@ The trainer's config and the launcher's run file are read by it, so both speak a
 """
 
 import difflib
-import json
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
 from typing import Any, get_args
 
-import yaml
 from pydantic import BaseModel
 
+from trainer.config_messages import plain
+from trainer.config_yaml import Mistake, Path_, read_json, read_yaml, shown
 from trainer.errors import ConfigError
 
-Path_ = tuple[str | int, ...]
-
-_MAX_DEPTH = 32
-"""Far beyond any config; an alias within its own anchor has no end."""
+STANDARD_INPUT = "-"
+"""As the name of a config file."""
+_MOST_BYTES = 4 << 20
 
 
 @dataclass(frozen=True)
@@ -36,58 +38,56 @@ class Document:
         return f"{self.origin}:{self.lines[path]}"
 
 
-class _Loader(yaml.SafeLoader):
-    """Also takes `1e-3` for the number that it is in YAML 1.2 and in every other tool; YAML 1.1 wants a dot and a sign."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+0123456789.")
-)
-
-
 def load_yaml(text: str) -> Any:
-    """Plain values of a YAML text. Raises yaml.YAMLError."""
-    return yaml.load(text, Loader=_Loader)
+    """Plain values of a YAML text. Raises trainer.config_yaml.Mistake."""
+    return read_yaml(text)[0]
+
+
+def read_config_text(file: Path) -> str:
+    """The text of a config file, of standard input for `-`. Raises ConfigError; FileNotFoundError is left to the caller."""
+    try:
+        if str(file) == STANDARD_INPUT:
+            data = _standard_input()
+        else:
+            with file.open("rb") as stream:
+                data = stream.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise ConfigError(f"{file}: is larger than {_MOST_BYTES} bytes, and no config; give a YAML file")
+        return data.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise
+    except IsADirectoryError:
+        raise ConfigError(f"{file}: is a folder; give a YAML file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except (OSError, ValueError) as error:  # a path with a NUL is a ValueError
+        raise ConfigError(f"{shown(str(file)) if len(str(file)) > 200 else file}: cannot be read: {_reason(error)}") from None
+
+
+@cache
+def _standard_input() -> bytes:
+    """Read once, however often it is asked for."""
+    return sys.stdin.buffer.read(_MOST_BYTES + 1)
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return (isinstance(error, OSError) and error.strerror) or str(error)
 
 
 def parse_text(text: str, origin: str) -> Document:
     """A mapping from YAML, or from JSON where the origin's name ends so. Raises ConfigError naming the line."""
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        lines: dict[Path_, int] = {}
-        if node is not None:
-            _note_lines(node, (), lines, origin)
         # YAML 1.1 takes JSON's 1e-7 for a string
-        values = json.loads(text) if origin.endswith(".json") else load_yaml(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"{origin}:{error.lineno}: not JSON: {error.msg}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark is not None else ""
-        raise ConfigError(f"{origin}{line}: not YAML: {getattr(error, 'problem', None) or error}") from None
+        values, lines = read_json(text) if origin.endswith(".json") else read_yaml(text)
+    except Mistake as mistake:
+        line = f":{mistake.line}" if mistake.line is not None else ""
+        raise ConfigError(f"{origin}{line}: {mistake.words}") from None
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise ConfigError(f"{origin}: holds a {type(values).__name__}; a config is a mapping of sections")
+        what = "a list" if isinstance(values, list) else shown(values)
+        raise ConfigError(f"{origin}: holds {what}; a config is a mapping of sections, such as `seed: 1`")
     return Document(values, origin, lines)
-
-
-def _note_lines(node: yaml.Node, path: Path_, lines: dict[Path_, int], origin: str) -> None:
-    if len(path) > _MAX_DEPTH:
-        raise ConfigError(f"{origin}:{node.start_mark.line + 1}: nested more than {_MAX_DEPTH} deep, or within itself")
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise ConfigError(f"{origin}:{key.start_mark.line + 1}: a key must be a plain word")
-            child = (*path, key.value)
-            if child in lines:
-                raise ConfigError(f"{origin}:{key.start_mark.line + 1}: key {key.value!r} stands here a second time")
-            lines[child] = key.start_mark.line + 1
-            _note_lines(value, child, lines, origin)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            lines[*path, index] = value.start_mark.line + 1
-            _note_lines(value, (*path, index), lines, origin)
 
 
 def explain(error: Any, documents: Sequence[Document], model: type[BaseModel]) -> str:
@@ -95,13 +95,40 @@ def explain(error: Any, documents: Sequence[Document], model: type[BaseModel]) -
     path: Path_ = tuple(error["loc"])
     dotted = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).lstrip(".")
     where = _location(path, documents)
-    message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         message = "unknown key" + _did_you_mean(path, model)
-    elif error["type"] != "value_error" and not isinstance(error["input"], dict | list):
-        message = f"{message}, not {error['input']!r}"
-    parts = [part for part in (where, dotted, message) if part]
+    else:
+        message = _with_origin(plain(error), path, documents, model)
+    parts = [part for part in (where, dotted if len(dotted) <= 200 else f"{dotted[:200]}…", message) if part]
     return ": ".join(parts)
+
+
+def _with_origin(message: str, path: Path_, documents: Sequence[Document], model: type[BaseModel]) -> str:
+    """Of a rule that begins with a field and its value: whose value that is, where the user has not given it."""
+    found = re.match(r"([a-z_]+(?:\.[a-z_]+)*) (-?[0-9][-+.0-9e]*) ", message)
+    if found is None:
+        return message
+    field_path = (*path, *found[1].split("."))
+    if not _is_field(field_path, model):
+        return message
+    holder = next((document for document in documents if field_path in document.lines), None)
+    if holder is None:
+        origin = "the default"
+    elif holder.origin.startswith("preset "):
+        origin = f"from {holder.origin}"
+    else:
+        return message
+    return f"{message[: found.end() - 1]} ({origin}){message[found.end() - 1 :]}"
+
+
+def _is_field(path: Path_, model: Any) -> bool:
+    section = model
+    for part in path:
+        known = _field_names(section).get(str(part))
+        if known is None:
+            return False
+        section = section.model_fields[known].annotation
+    return True
 
 
 def _location(path: Path_, documents: Sequence[Document]) -> str | None:

@@ -95,7 +95,10 @@ class TrainingSection(Section):
                 f"micro_batch {self.micro_batch} does not divide global_batch {self.global_batch}; nearest: {nearest}"
             )
         if self.steps is not None and self.schedule.warmup_steps >= self.steps > 1:
-            raise ValueError(f"schedule.warmup_steps {self.schedule.warmup_steps} must be below steps {self.steps}")
+            raise ValueError(
+                f"schedule.warmup_steps {self.schedule.warmup_steps} must be below steps {self.steps}; set it to "
+                f"{self.steps // 10}, for example"
+            )
         start = self.batch_warmup_start
         if start is not None and not self.batch_warmup_steps:
             raise ValueError(f"batch_warmup_start {start} needs batch_warmup_steps: the steps in which the batch grows")

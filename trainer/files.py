@@ -34,6 +34,14 @@ _DISK_TROUBLE = {
     errno.EIO: "the disk reports an input/output error",
     errno.EACCES: "permission denied; the user who runs this must be able to write there",
     errno.EPERM: "permission denied; the user who runs this must be able to write there",
+    errno.EISDIR: "a folder stands there; remove it, or choose another place",
+    errno.EEXIST: "a file, or a link to nowhere, stands there; remove it, or choose another place",
+    errno.ENOTDIR: "a part of this path is a file and no folder; choose another place",
+    errno.ENAMETOOLONG: "the path is too long for this file system; choose a shorter one",
+    errno.ELOOP: "the path leads through links in a circle; choose another place",
+    errno.EFBIG: "the file would grow beyond what this system allows; raise the limit (ulimit -f)",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
+    errno.ESTALE: "the network file system lost it (stale handle); mount it again",
 }
 
 

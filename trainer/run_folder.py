@@ -14,7 +14,9 @@ from typing import Any
 from trainer.config import Config, TrainingStage
 from trainer.config_loading import dump_config, load_config
 from trainer.errors import ConfigError, RunFolderError
-from trainer.files import LOCK_WAIT_S, locked, write_file
+from trainer.files import LOCK_WAIT_S, locked, storage_errors, write_file
+
+_FILES = ("config.yaml", "events.jsonl", "lock", "DONE", "FINISHED", "evaluation.json", "generated.json", "report.html")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +89,11 @@ class RunFolder:
             write_file(self.config, text.encode())
 
     def check(self, config: Config) -> None:
-        """Raises RunFolderError if another run, one with another identity, lives here. Writes nothing."""
-        if not self.config.exists():
-            return
+        """Raises RunFolderError if another run, one with another identity, lives here, StorageError. Writes nothing."""
+        with storage_errors(self.path):
+            self._check_kinds()
+            if not self.config.exists():
+                return
         try:
             other = load_config(self.config)
         except ConfigError as error:
@@ -100,6 +104,18 @@ class RunFolder:
                 f"{self.path}: holds another run; it differs in {', '.join(differing[:5])}; choose another run_dir or name, "
                 "or remove this folder"
             )
+
+    def _check_kinds(self) -> None:
+        """Raises RunFolderError where a folder stands in a file's place or the other way round."""
+        for folder in (self.path, self.data):
+            if folder.exists() and not folder.is_dir():
+                raise RunFolderError(f"{folder}: is a file, but a run needs a folder; remove it, or choose another run_dir")
+        for name in _FILES:
+            if (self.path / name).is_dir():
+                raise RunFolderError(f"{self.path / name}: is a folder, but the run keeps a file of that name; remove it")
+        for path in (self.corpus, self.tokenizer, self.tokens, self.chat, self.pairs, self.prompts, self.path / "checkpoints"):
+            if path.exists() and not path.is_dir():
+                raise RunFolderError(f"{path}: is a file, but the run keeps a folder of that name; remove it")
 
     @contextmanager
     def working(self, owner: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None]:

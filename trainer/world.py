@@ -7,6 +7,7 @@ from trainer.errors import UsageError
 from trainer.heartbeat import UNWATCHED, Heartbeat
 
 _VARIABLES = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "TORCHELASTIC_RESTART_COUNT": "0"}
+_LEFT_OVER = "are they left by another launcher? start with torchrun, or unset RANK, WORLD_SIZE and LOCAL_RANK"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,15 @@ class World:
         for name, value in values.items():
             if not value.isdecimal():
                 raise UsageError(f"{name}={value}: must be a number; start with torchrun, or unset it")
+        if int(values["RANK"]) >= int(values["WORLD_SIZE"]):
+            given = environment.get("WORLD_SIZE")
+            raise UsageError(f"RANK={values['RANK']} with {f'WORLD_SIZE={given}' if given else 'no WORLD_SIZE'}; {_LEFT_OVER}")
+        for name in ("MASTER_ADDR", "MASTER_PORT"):
+            if int(values["WORLD_SIZE"]) > 1 and not environment.get(name):
+                raise UsageError(f"WORLD_SIZE={values['WORLD_SIZE']} without {name}; {_LEFT_OVER}")
+        here = environment.get("LOCAL_WORLD_SIZE", "1")
+        if not here.isdecimal() or int(here) == 0:
+            raise UsageError(f"LOCAL_WORLD_SIZE={here}: must be a number of 1 or more; start with torchrun, or unset it")
         may_restart = environment.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0"
         shares_store = may_restart and environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
         rank, size, local_rank, restart = map(int, values.values())

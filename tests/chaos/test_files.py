@@ -273,8 +273,8 @@ def test_json_is_readable_by_people_in_any_language(tmp_path: Path) -> None:
 
 
 def test_errors_that_are_not_the_disk_s_pass_as_they_are(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError), storage_errors(tmp_path):
-        raise IsADirectoryError(errno.EISDIR, "is a directory", str(tmp_path))
+    with pytest.raises(ChildProcessError), storage_errors(tmp_path):
+        raise ChildProcessError(errno.ECHILD, "no child processes")
 
 
 HOLD = """

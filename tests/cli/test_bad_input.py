@@ -53,7 +53,7 @@ def test_a_stage_without_what_it_starts_from(small_data: Path, tmp_path: Path) -
     line = fails(tmp_path, 65, "sft", "--config", str(config))
     assert line.endswith("checkpoints: pretrain is not finished; run `trainer pretrain` to its end first")
     other = write_config(tmp_path / "other.yaml", small_data, init_from=str(tmp_path / "no"), run_dir=str(tmp_path / "other"))
-    assert "neither a checkpoint nor a run folder that holds one" in fails(tmp_path, 65, "dpo", "--config", str(other))
+    assert f"init_from {tmp_path}/no: no such folder" in fails(tmp_path, 65, "dpo", "--config", str(other))
 
 
 def test_a_stage_without_its_rows(own_data: Path, tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_missing_config_and_no_config(tmp_path: Path) -> None:
 
 
 def test_wrong_command_line(tmp_path: Path) -> None:
-    assert fails(tmp_path, 2, "pretrian").startswith("trainer: argument COMMAND: invalid choice: 'pretrian'")
+    assert fails(tmp_path, 2, "pretrian").startswith("trainer: 'pretrian' is no command; did you mean pretrain?")
 
 
 def test_missing_text(tmp_path: Path) -> None:
@@ -152,6 +152,33 @@ def test_someone_elses_run_folder(small_data: Path, tmp_path: Path) -> None:
         "choose another run_dir or name, or remove this folder"
     )
     assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "run").rglob("*")) == before
+
+
+def test_a_run_folder_that_cannot_be_one_is_told_before_anything_is_done(small_data: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name in ("events.jsonl", "lock", "DONE", "config.yaml"):
+        (tmp_path / f"with-{name}" / name).mkdir(parents=True)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "checkpoints").write_text("")
+    config = write_config(tmp_path / "config.yaml", small_data)
+    place = f"trainer: {tmp_path}"
+    for run_dir, wanted in (
+        ("file", f"{place}/file: is a file, but a run needs a folder; remove it, or choose another run_dir"),
+        ("file/below", f"{place}/file/below: cannot be written: a part of this path is a file and no folder"),
+        ("x" * 300, f"{place}/{'x' * 300}: cannot be written: the path is too long for this file system"),
+        ("dangling", f"{place}/dangling: cannot be written: a file, or a link to nowhere, stands there"),
+        ("with-events.jsonl", f"{place}/with-events.jsonl/events.jsonl: is a folder, but the run keeps a file of that name"),
+        ("with-lock", f"{place}/with-lock/lock: is a folder, but the run keeps a file of that name; remove it"),
+        ("with-DONE", f"{place}/with-DONE/DONE: is a folder, but the run keeps a file of that name; remove it"),
+        ("with-config.yaml", f"{place}/with-config.yaml/config.yaml: is a folder, but the run keeps a file of that name"),
+        ("full", f"{place}/full/checkpoints: is a file, but the run keeps a folder of that name; remove it"),
+    ):
+        line = fails(tmp_path, 65, "pretrain", "--config", str(config), "--set", f"run_dir={tmp_path}/{run_dir}")
+        assert line.startswith(wanted)
+    assert (tmp_path / "file").read_text() == "mine"
+    line = fails(tmp_path, 65, "pretrain", "--config", str(config), "--set", 'run_dir="a\\0b"')
+    assert line == "trainer: --set run_dir=\"a\\0b\": 'a\\x00b' holds the character NUL"
 
 
 def test_two_processes_in_one_run_folder(small_data: Path, tmp_path: Path) -> None:

@@ -29,6 +29,14 @@ def whole_config(small_data: Path, tmp_path: Path, **changes: object) -> Path:
     )
 
 
+def own_words(output: Path) -> list[str]:
+    """What a person sees besides the lines of training: the trainer's own lines. Nothing else may stand there."""
+    lines = output.read_text().splitlines()
+    known = ("== ", "pretrain", "step ", "epoch ", "trainer: ", "SIG", "killed ", "checkpoint ", "order ")
+    assert [line for line in lines if not line.startswith(known)] == []
+    return [line for line in lines if line.startswith("trainer: ")]
+
+
 def test_run_goes_through_all_stages_and_a_second_call_does_nothing_again(small_data: Path, tmp_path: Path) -> None:
     config = whole_config(small_data, tmp_path)
     run = tmp_path / "run"
@@ -113,7 +121,8 @@ def test_a_permanent_error_in_a_training_process_ends_run_with_its_line_and_no_r
         assert processes.wait() == [65], processes.text()
     finally:
         shard.write_bytes(content)
-    assert "truncated or altered" in processes.outputs[0].read_text().splitlines()[-1]
+    (line,) = own_words(processes.outputs[0])
+    assert "truncated or altered" in line
     assert len(runs.events(tmp_path / "run", "stage_started")) == 1
 
 
@@ -123,12 +132,17 @@ def test_a_spent_restart_budget_exits_75(small_data: Path, tmp_path: Path) -> No
     config = write_config(tmp_path / "config.yaml", small_data, stages=["pretrain"], launch=launch, pretrain__steps=100_000)
     processes = ranks.trainer("run", "--config", str(config), folder=tmp_path)
     assert processes.wait() == [75], processes.text()
-    last = processes.outputs[0].read_text().splitlines()[-1]
-    assert last.startswith("trainer: training ended with code 1 after at most 0 restarts")
+    said = own_words(processes.outputs[0])
+    log = tmp_path / "run" / "torchrun.log"
+    assert said[0] == f"trainer: process 0 was ended by SIGKILL; torch's own words on it stand in {log}"
+    assert said[-1].startswith("trainer: training ended with code 1 after at most 0 restarts")
+    assert said[-1].endswith(f"stand in {log}; start the same command again to go on from the last checkpoint")
+    assert len(said) == 2
+    assert "Traceback" in log.read_text()
 
 
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 143), (signal.SIGKILL, -9)])
 def test_a_signal_to_run_ends_its_processes_saved(number: signal.Signals, code: int, small_data: Path, tmp_path: Path) -> None:
     config = write_config(
         tmp_path / "config.yaml", small_data, stages=["pretrain"], launch={"processes": 2}, pretrain__steps=100_000
@@ -138,6 +152,9 @@ def test_a_signal_to_run_ends_its_processes_saved(number: signal.Signals, code: 
     process.wait_for(lambda: runs.last_step(run) >= 5)
     process.signal(number, 0)
     assert process.wait() == [code], process.text()
+    if code == 143:
+        (line,) = own_words(process.outputs[0])
+        assert line == f"trainer: {number.name}: stopped; start the same command again to go on"
     pids = runs.events(run, "training_started")[-1]["pids"]
     deadline = time.monotonic() + 30
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
@@ -217,3 +234,22 @@ def test_a_corpus_without_held_out_documents_trains_and_says_so(tmp_path: Path) 
     assert "nothing is held out; raise corpus.held_out, or add documents" in output
     assert runs.events(tmp_path / "run", "validated") == []
     assert (tmp_path / "run" / "report.html").exists()
+
+
+@pytest.mark.timeout(200)
+def test_a_fault_in_one_process_is_one_line_on_the_terminal_and_a_traceback_in_the_log(
+    small_data: Path, tmp_path: Path
+) -> None:
+    launch = {"processes": 2, "max_restarts": 0}
+    config = write_config(tmp_path / "config.yaml", small_data, stages=["grpo"], launch=launch, grpo__updates_per_rollout=1)
+    ranks.run_trainer("pretrain", "--config", str(config), folder=tmp_path)
+    reward = ["--set", "grpo.reward=tests.support.rewards:breaks_in_the_second_process"]
+    config = write_config(tmp_path / "other.yaml", small_data, stages=["grpo"], launch=launch, init_from=str(tmp_path / "run"))
+    run_dir = ["--set", f"run_dir={tmp_path}/other"]
+    processes = ranks.trainer("run", "--config", str(config), *reward, *run_dir, folder=tmp_path)
+    assert processes.wait() == [65], processes.text()
+    output = processes.outputs[0].read_text()
+    assert "Traceback" not in output
+    (line,) = [line for line in output.splitlines() if line.startswith("trainer: ")]
+    assert "breaks_in_the_second_process: raised RuntimeError: broken for the answer" in line
+    assert "trainer: grpo.reward" in (tmp_path / "other" / "torchrun.log").read_text()

@@ -35,17 +35,17 @@ def test_the_own_run_of_the_readme_works_as_written(small_data: Path, tmp_path: 
 
 
 def test_the_torchrun_line_of_the_readme_is_understood() -> None:
-    from trainer.cli import _parser
+    from trainer.command_line import make_parser
 
     (line,) = re.findall(r"^torchrun .*-m trainer (.*)$", README, re.MULTILINE)
-    options = _parser().parse_args(line.split())
+    options = make_parser().parse_args(line.split())
     assert (options.command, options.use_wandb, options.wandb_project) == ("pretrain", True, "my-project")
 
 
 def test_the_deepspeed_launchers_argument_is_understood() -> None:
-    from trainer.cli import _parser
+    from trainer.command_line import make_parser
 
-    options = _parser().parse_args(["--local_rank=1", "pretrain", "--config", "run.yaml"])
+    options = make_parser().parse_args(["--local_rank=1", "pretrain", "--config", "run.yaml"])
     assert (options.command, options.local_rank) == ("pretrain", 1)
 
 

@@ -1,6 +1,7 @@
 """Functions that grpo takes rewards from, good ones and bad ones."""
 
 import math
+import os
 
 
 def share_of_vowels(prompt: str, answer: str, expected: str) -> float:
@@ -25,4 +26,11 @@ def gives_nan(prompt: str, answer: str, expected: str) -> float:
 
 
 def takes_two(prompt: str, answer: str) -> float:
+    return 0.0
+
+
+def breaks_in_the_second_process(prompt: str, answer: str, expected: str) -> float:
+    """Works in the first process only."""
+    if os.environ.get("RANK") == "1":
+        raise RuntimeError("broken")
     return 0.0

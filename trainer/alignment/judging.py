@@ -7,8 +7,6 @@ A function is called as function(prompt, answer, expected) with three texts and 
     expected    the answer that the prompt had in its file; empty if it had none
 """
 
-import importlib
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
+from trainer.alignment.functions import reward_function
 from trainer.alignment.rollouts import Text
 from trainer.checkpoint.format import MANIFEST, steps_in
 from trainer.checkpoint.reading import Checkpoint
@@ -58,21 +57,7 @@ class FunctionJudge:
     @staticmethod
     def named(name: str, encoder: TextEncoder) -> "FunctionJudge":
         """By `module:function`. Raises RewardError if it is not there or does not take three texts."""
-        module_name, _, function_name = name.partition(":")
-        try:
-            module = importlib.import_module(module_name)
-        except Exception as error:
-            raise RewardError(
-                f"grpo.reward {name}: cannot import {module_name}: {_told(error)}; put its folder into PYTHONPATH"
-            ) from error
-        function = getattr(module, function_name, None)
-        if not callable(function):
-            raise RewardError(f"grpo.reward {name}: {module_name} has no function {function_name}")
-        try:
-            inspect.signature(function).bind("prompt", "answer", "expected")
-        except TypeError as error:
-            raise RewardError(f"grpo.reward {name}: must take (prompt, answer, expected): {error}") from None
-        return FunctionJudge(name, function, encoder)
+        return FunctionJudge(name, reward_function(name), encoder)
 
     def rewards(self, prompts: Sequence[Text], answers: Sequence[Text], expected: Sequence[Text]) -> list[float]:
         return [self._reward(*texts) for texts in zip(prompts, answers, expected, strict=True)]

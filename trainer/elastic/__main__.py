@@ -15,6 +15,7 @@ from pathlib import Path
 
 from trainer.config import Config
 from trainer.config_loading import load_config
+from trainer.config_text import STANDARD_INPUT
 from trainer.cores import cores
 from trainer.elastic.child import adopt_orphans
 from trainer.elastic.mpi import HOSTFILE, MpiRank, hosts_of, run_rank
@@ -82,13 +83,15 @@ def _supervise(
 def _config_of(arguments: Sequence[str]) -> Config:
     """The config that the trainer will make of these arguments, but for what changes no result. Raises ConfigError."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config", type=Path)
+    parser.add_argument("--config", "-c", type=Path)
     parser.add_argument("--preset")
     parser.add_argument("--set", action="append", default=[])
     try:
         options, _ = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise UsageError(str(error)) from None
+    if options.config is not None and str(options.config) == STANDARD_INPUT:
+        raise UsageError("--config -: several processes cannot share standard input; give a file")
     if options.config is None and options.preset is None:
         raise UsageError("no config: give --config FILE or --preset NAME")
     return load_config(options.config, options.set, options.preset)

@@ -5,20 +5,24 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from trainer.command_parser import say
 from trainer.config import KillSpec, LaunchSection
 from trainer.cores import cores
 from trainer.elastic.child import end_with_parent
-from trainer.elastic.outcome import error_of
+from trainer.elastic.outcome import ProcessEnd, error_of, root_cause
+from trainer.elastic.speech import LOG_VARIABLE
 from trainer.errors import BudgetError
 from trainer.events import Failed, RankKilled, StepsDone, TrainingStarted, read_events
 from trainer.tracking.hub import Tracker
 
 POLL_S = 0.2
+_LAST_LINES = 200
 STOP_DEADLINE_S = 60.0
 """Processes that were asked to stop get this long to save."""
 _AGENT_S = 10.0
@@ -43,10 +47,10 @@ def elastic_environment(environment: Mapping[str, str], threads: int, save_s: fl
     return {"OMP_NUM_THREADS": str(threads), **environment, DISABLE_SHARED_STORE: "1"} | timeout
 
 
-def torchrun_command(launch: LaunchSection, arguments: Sequence[str]) -> list[str]:
+def torchrun_command(launch: LaunchSection, arguments: Sequence[str], log: Path) -> list[str]:
     """The command that starts the trainer's processes on this machine, with a rendezvous on a free port."""
     return [
-        sys.executable, "-m", "torch.distributed.run",
+        sys.executable, "-m", "trainer.elastic.agent", str(log),
         "--nnodes", "1", "--nproc-per-node", str(launch.processes), "--max-restarts", str(launch.max_restarts),
         "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0",
         "-m", "trainer", *arguments,
@@ -60,6 +64,9 @@ class LocalRun:
         self._launch = launch
         self._arguments = arguments
         self._events = events
+        self._log = events.with_name("torchrun.log")
+        self._log_offset = self._log.stat().st_size if self._log.exists() else 0
+        self._log_lines: deque[str] = deque(maxlen=_LAST_LINES)
         self._tracker = tracker
         self._offset = events.stat().st_size if events.exists() else 0
         self._pids: list[int] = []
@@ -69,10 +76,9 @@ class LocalRun:
     def run(self, environment: Mapping[str, str]) -> None:
         """Until training is over. Raises the error that the processes ended with; a signal to us stops them, saved."""
         threads = self._launch.threads_per_process or max(1, cores() // self._launch.processes)
-        command = torchrun_command(self._launch, self._arguments)
-        process = subprocess.Popen(
-            command, env=elastic_environment(environment, threads), start_new_session=True, preexec_fn=end_with_parent
-        )
+        command = torchrun_command(self._launch, self._arguments, self._log)
+        variables = {**elastic_environment(environment, threads), LOG_VARIABLE: str(self._log.resolve())}
+        process = subprocess.Popen(command, env=variables, start_new_session=True, preexec_fn=end_with_parent)
         try:
             while process.poll() is None:
                 time.sleep(POLL_S)
@@ -95,6 +101,21 @@ class LocalRun:
                 self._failure = record
             elif name == StepsDone.name():
                 self._kill_if_due(record["step"])
+        self._watch_log()
+
+    def _watch_log(self) -> None:
+        """Tell of processes that ended badly and are started again; all else that torch says stays in the log."""
+        with suppress(OSError), self._log.open("rb") as file:
+            file.seek(self._log_offset)
+            for data in file:
+                if not data.endswith(b"\n"):
+                    break
+                self._log_offset += len(data)
+                line = data.decode(errors="replace").rstrip()
+                self._log_lines.append(line)
+                end = ProcessEnd.in_line(line)
+                if end is not None and not end.saved and self._failure is None:
+                    say(f"trainer: {end.words(self._log_lines)}; torch's own words on it stand in {self._log}")
 
     def _kill_if_due(self, step: int) -> None:
         for kill in [kill for kill in self._to_kill if kill.at_step <= step]:
@@ -119,9 +140,11 @@ class LocalRun:
         if self._failure is not None:
             raise error_of(self._failure)
         if returncode != 0:
+            cause = root_cause(self._log_lines)
             raise BudgetError(
-                f"training ended with code {returncode} after at most {self._launch.max_restarts} restarts; the processes' own "
-                "words stand above; start the same command again to go on from the last checkpoint"
+                f"training ended with code {returncode} after at most {self._launch.max_restarts} restarts"
+                + (f", the last time for: {cause}" if cause else "")
+                + f"; all words on it stand in {self._log}; start the same command again to go on from the last checkpoint"
             )
 
 

@@ -60,6 +60,9 @@ def find_checkpoint(path: Path) -> Checkpoint:
     checkpoint = newest_checkpoint(path, lambda damaged: print(f"passed over: {damaged.reason}", file=sys.stderr))
     if checkpoint is None:
         stage = path.parent.name if path.parent.name in TRAINING_STAGES else "pretrain"
+        done = path.parent / "DONE"
+        if done.exists():
+            raise CheckpointError(f"{done} says trained, but {path} holds no checkpoint; remove {done} to train again")
         raise CheckpointError(f"{path}: no checkpoint here; run `trainer {stage}` first")
     return checkpoint
 

@@ -39,13 +39,20 @@ from trainer.events import (
 from trainer.tracking import units
 
 
+class _Console(Console):
+    """Says that its reader is gone (`2>&1 | head`): rich's own would end the process, training and all."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError("nobody reads it any more")
+
+
 class Terminal:
     """Writes events as lines; where the stream is a terminal, steps move a bar instead."""
 
     name = "terminal"
 
     def __init__(self, stream: TextIO) -> None:
-        self._console = Console(file=stream, highlight=False, soft_wrap=True)
+        self._console = _Console(file=stream, highlight=False, soft_wrap=True)
         self._progress: Progress | None = None
         self._task: TaskID | None = None
 
