@@ -17,17 +17,19 @@ from trainer.inference.serving.forms import ChatForm, CompletionForm
 from trainer.inference.serving.guard import Guard, failed
 from trainer.inference.serving.openapi import document
 from trainer.inference.serving.page import chat_page
+from trainer.inference.serving.places import Places
 
 _PATHS = frozenset({"/", "/healthz", "/metrics", "/openapi.json", "/v1/models", "/v1/completions", "/v1/chat/completions"})
 
 
-def make_app(desk: Desk, key: str | None, names: frozenset[str] | None) -> Starlette:
+def make_app(desk: Desk, key: str | None, names: frozenset[str] | None, places: Places) -> Starlette:
     """The server's ASGI application.
 
     Args:
         desk: What requests are taken to.
         key: The API key that requests must bring; None: none.
         names: The host names that may be asked for; None: any.
+        places: Room for requests.
     """
     page, policy = chat_page()
 
@@ -68,7 +70,7 @@ def make_app(desk: Desk, key: str | None, names: frozenset[str] | None) -> Starl
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", complete, methods=["POST"]),
         ],
-        middleware=[Middleware(Guard, key=key, names=names, metrics=desk.metrics, route_of=_route_of)],
+        middleware=[Middleware(Guard, key=key, names=names, metrics=desk.metrics, route_of=_route_of, places=places)],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error},
     )
 

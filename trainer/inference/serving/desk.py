@@ -1,5 +1,6 @@
 """What a server knows while it runs: its model, its limits, how many texts are under way. The event loop alone touches it."""
 
+import asyncio
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from trainer.config_serving import ServeSection
 from trainer.inference.serving.failures import ApiError
 from trainer.inference.serving.metrics import Metrics
-from trainer.inference.serving.model_thread import ModelThread
+from trainer.inference.serving.model_thread import ModelThread, Ticket
 from trainer.tokens.tokenizer import TextEncoder
 
 _BEST_BYTES_PER_TOKEN = 64
@@ -35,6 +36,10 @@ class Desk:
     ) -> None:
         self.model, self.limits, self.encoder, self.thread, self.metrics = model, limits, encoder, thread, metrics
         metrics.running.set_function(lambda: thread.num_running)
+        self.ending = asyncio.Event()
+        """Set when the server waits for requests no longer."""
+        self.tickets: set[Ticket] = set()
+        """Of the requests that the model works on."""
         self._num_texts = 0
         self._text_s = 1.0
         """How long a request took lately: what Retry-After goes by."""
@@ -62,6 +67,12 @@ class Desk:
             duration_s = time.monotonic() - started
             self._text_s += 0.2 * (duration_s - self._text_s)
             self.metrics.request_s.observe(duration_s)
+
+    def give_up(self) -> None:
+        """Tell every request under way that the server ends before it is done."""
+        self.ending.set()
+        for ticket in self.tickets:
+            ticket.give_up()
 
     def check_model(self, name: str) -> None:
         """Raises ApiError 404 for another model than ours."""

@@ -35,12 +35,18 @@ class Ticket:
         self.orders = orders
         self.loop = asyncio.get_running_loop()
         self.arrived: asyncio.Queue[tuple[int, Piece] | None] = asyncio.Queue()
+        self.is_given_up = False
         self.texts: list[TextWriting] = []
         """Only the model's thread touches it."""
 
     async def piece(self) -> tuple[int, Piece] | None:
-        """The next piece and the number of its order; None when the model's thread is gone."""
+        """The next piece and the number of its order; None when there will be no more, though texts are not done."""
         return await self.arrived.get()
+
+    def give_up(self) -> None:
+        """Tell who waits for a piece that none will come."""
+        self.is_given_up = True
+        self.arrived.put_nowait(None)
 
 
 class ModelThread:
