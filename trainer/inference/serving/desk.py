@@ -26,6 +26,7 @@ class ServedModel:
     created: int
     context_tokens: int
     vocab_size: int
+    num_parameters: int
 
 
 class Desk:
@@ -79,8 +80,10 @@ class Desk:
         if name != self.model.name:
             raise ApiError(404, f"no model {name!r} here; this server has {self.model.name!r}", "model_not_found", "model")
 
-    def output_limit(self, wanted: int | None, default: int, prompts: Sequence[Sequence[int]], param: str) -> int:
-        """How many tokens each text may have. Raises ApiError 400 if a prompt, or what is wanted behind it, does not fit."""
+    def output_limit(
+        self, wanted: int | None, default: int, prompts: Sequence[Sequence[int]], param: str
+    ) -> tuple[int, str | None]:
+        """How many tokens each text may have, and a note if those are fewer than wanted. Raises ApiError 400 without room."""
         longest = max(map(len, prompts))
         room = self.model.context_tokens - longest
         if room < 1:
@@ -88,22 +91,22 @@ class Desk:
                 400, f"the prompt has {longest} tokens; the context of {self.model.context_tokens} has no room for it",
                 "context_length_exceeded", param,
             )  # fmt: skip
+        limit = min(self.limits.max_output_tokens, room)
         if wanted is None:
-            return min(default, self.limits.max_output_tokens, room)
-        if wanted > self.limits.max_output_tokens:
-            limit = self.limits.max_output_tokens
-            raise ApiError(400, f"max_tokens {wanted} is above this server's limit of {limit}", "invalid_value", "max_tokens")
-        if wanted > room:
-            raise ApiError(
-                400, f"a prompt of {longest} tokens leaves {room} of the context of {self.model.context_tokens}; "
-                f"lower max_tokens {wanted}, or shorten the prompt", "context_length_exceeded", param,
-            )  # fmt: skip
-        return wanted
+            return min(default, limit), None
+        if wanted <= limit:
+            return wanted, None
+        if limit < room:
+            return limit, f"max_tokens {wanted} was cut to this server's limit of {limit}"
+        return limit, f"max_tokens {wanted} was cut to {limit}: the prompt leaves no more of the context"
+
+    def is_readable(self, num_chars: int) -> bool:
+        """Whether a text is so short that it is worth the while to encode it."""
+        return num_chars <= _BEST_BYTES_PER_TOKEN * self.model.context_tokens
 
     def check_size(self, num_chars: int, param: str) -> None:
         """Raises ApiError 400 for a text so long that encoding it is not worth the while."""
-        limit = _BEST_BYTES_PER_TOKEN * self.model.context_tokens
-        if num_chars > limit:
+        if not self.is_readable(num_chars):
             raise ApiError(
                 400, f"the prompt has {num_chars} characters; that is beyond this server's context", "context_length_exceeded",
                 param,

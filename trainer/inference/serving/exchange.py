@@ -5,7 +5,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -25,6 +25,8 @@ BODY_DEADLINE_S = 20.0
 """A client gets so long to send its body."""
 STALL_S = 10.0
 """Beyond the deadline, for a client that does not read what it is sent."""
+NOTE_HEADER = "x-trainer-note"
+"""What was done otherwise than asked for."""
 
 
 class Exchange(Response):
@@ -61,10 +63,16 @@ class Exchange(Response):
     async def _answer(self, order: Any, arrived: float, send: Send) -> None:
         desk, form = self._desk, self._form
         # in a thread: encoding a long prompt takes a while
-        prompts, limit = await asyncio.to_thread(form.prompts, order, desk)
-        sampling = [form.sampling(order, limit, number) for number in range(order.n or 1)]
-        ticket = Ticket([Order(tuple(prompt), each, order.stops) for prompt in prompts for each in sampling])
-        prompt_tokens = sum(map(len, prompts))
+        asked = await asyncio.to_thread(form.asked, order, desk)
+        sampling = [form.sampling(order, asked.max_tokens, number) for number in range(order.n or 1)]
+        orders = [
+            Order(tuple(prompt), each, order.stops, echo)
+            for prompt, echo in zip(asked.prompts, asked.echoes, strict=True)
+            for each in sampling
+        ]
+        ticket = Ticket(orders)
+        prompt_tokens = sum(map(len, asked.prompts))
+        headers = {NOTE_HEADER: asked.note} if asked.note else {}
         desk.metrics.prompt_tokens.inc(prompt_tokens)
         texts = [Text() for _ in ticket.orders]
         if desk.ending.is_set():
@@ -74,12 +82,15 @@ class Exchange(Response):
         try:
             pieces = self._pieces(ticket, texts, arrived + desk.limits.deadline_s, arrived)
             if order.stream:
-                await self._stream(order, pieces, texts, prompt_tokens, send)
+                await self._stream(order, pieces, texts, prompt_tokens, headers, send)
             else:
                 async for _ in pieces:
                     pass
-                body = as_json(form.whole(order, desk.model, texts, _usage(prompt_tokens, texts)))
-                await Response(body, media_type="application/json")({"type": "http"}, _no_more, send)
+                answer = form.whole(order, desk.model, texts, _usage(prompt_tokens, texts))
+                if asked.note:
+                    answer.note = asked.note
+                response = Response(as_json(answer), headers=headers, media_type="application/json")
+                await response({"type": "http"}, _no_more, send)
         finally:
             desk.tickets.discard(ticket)
             desk.thread.cancel(ticket)
@@ -114,10 +125,17 @@ class Exchange(Response):
             yield number, offset, piece
 
     async def _stream(
-        self, order: Any, pieces: AsyncIterator[tuple[int, int, Piece]], texts: list[Text], prompt_tokens: int, send: Send
+        self,
+        order: Any,
+        pieces: AsyncIterator[tuple[int, int, Piece]],
+        texts: list[Text],
+        prompt_tokens: int,
+        headers: Mapping[str, str],
+        send: Send,
     ) -> None:
-        headers = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"x-accel-buffering", b"no")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        all_headers = {"content-type": "text/event-stream; charset=utf-8", "x-accel-buffering": "no"} | dict(headers)
+        raw = [(name.encode(), value.encode()) for name, value in all_headers.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": raw})
 
         async def tell(data: bytes, *, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": b"data: " + data + b"\n\n", "more_body": more})

@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 
 from trainer.errors import BudgetError
 from trainer.inference.sampling import Sampling
-from trainer.inference.writing import Piece, TextWriting, Writer
+from trainer.inference.writing import Echo, Piece, TextWriting, Writer
 
 STOP_DEADLINE_S = 30.0
 """A step that takes longer than this at the end is given up."""
@@ -26,6 +26,7 @@ class Order:
     prompt: tuple[int, ...]
     sampling: Sampling
     stops: tuple[str, ...] = ()
+    echo: Echo | None = None
 
 
 class Ticket:
@@ -127,7 +128,7 @@ class ModelThread:
 
     def _add(self, ticket: Ticket) -> None:
         for number, order in enumerate(ticket.orders):
-            text = self._writer.add(order.prompt, order.sampling, order.stops)
+            text = self._writer.add(order.prompt, order.sampling, order.stops, order.echo)
             ticket.texts.append(text)
             self._open[text] = (ticket, number)
 

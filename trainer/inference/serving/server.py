@@ -48,6 +48,7 @@ def serve(
             created=int(time.time()),
             context_tokens=opened.context_tokens,
             vocab_size=opened.encoder.vocab_size,
+            num_parameters=config.model.num_parameters,
         )
         thread = ModelThread(opened.writer, on_failure=lambda: server.end())
         desk = Desk(model, config.serve, opened.encoder, thread, Metrics(model.name))
