@@ -52,8 +52,8 @@ def test_fields_that_ask_for_nothing_else_change_nothing(server: Server, client:
     settings: dict[str, Any] = {"model": NAME, "messages": [USER], "max_tokens": 12, "seed": 5}
     plain = client.chat.completions.create(**settings).choices[0].message.content
     neutral: dict[str, Any] = {
-        "reasoning_effort": "low", "verbosity": "low", "modalities": ["text"], "prompt_cache_key": "k", "user": "u",
-        "safety_identifier": "s", "prompt_cache_retention": "24h", "service_tier": "auto", "store": False, "tool_choice": "auto",
+        "reasoning_effort": "low", "verbosity": "low", "modalities": ["text"], "prompt_cache_key": "k", "store": False,
+        "prompt_cache_retention": "24h", "safety_identifier": "s", "user": "u", "service_tier": "auto", "tool_choice": "auto",
         "presence_penalty": 0, "frequency_penalty": 0.0, "logit_bias": {}, "response_format": {"type": "text"},
         "extra_body": {"top_k": -1, "min_p": 0, "repetition_penalty": 1},
     }  # fmt: skip
