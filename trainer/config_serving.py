@@ -19,7 +19,7 @@ class ServeSection(Section):
     queue: NonNegativeInt = 32
     """Texts that may wait for a slot; beyond them requests are refused with 429."""
     max_output_tokens: PositiveInt = 1024
-    """Most tokens that a request may ask for, for each text."""
+    """Most tokens of a text; a request for more is cut to them."""
     deadline_s: PositiveFloat = 120.0
     """Seconds that a request may take, waiting included; what is not done by then is given up."""
     drain_s: PositiveFloat = 30.0

@@ -178,8 +178,12 @@ def test_settings_hold_and_are_sent_and_an_error_is_shown_with_a_way_on(open_pag
     sent = caught.value.post_data_json
     assert sent["messages"][0] == {"role": "system", "content": "Be brief."}
     assert (sent["temperature"], sent["max_tokens"], sent["stream"]) == (0, 5000, True)
-    expect(page.get_by_role("alert")).to_have_text("max_tokens 5000 is above this server's limit of 200")
-    assert trouble == ["console error: Failed to load resource: the server responded with a status of 400 (Bad Request)"]
+    expect(page.locator("article.assistant .note")).to_contain_text("Max_tokens 5000 was cut to this server's limit of 200.")
+    page.context.set_offline(True)
+    ask(page, "Long")
+    expect(page.get_by_role("alert")).to_have_text("The server cannot be reached.")
+    page.context.set_offline(False)
+    del trouble[:]
     button(page, "Settings").click()
     page.get_by_label("Longest answer, in tokens").fill("")
     page.get_by_label("System message").fill("")
@@ -187,8 +191,9 @@ def test_settings_hold_and_are_sent_and_an_error_is_shown_with_a_way_on(open_pag
     page.get_by_label("Top p").press("Enter")
     expect(page.get_by_role("dialog")).to_be_hidden()
     button(page, "Try again").click()
-    expect(page.locator("article.assistant > .text")).not_to_be_empty()
+    expect(page.locator("article.assistant > .text").last).not_to_be_empty()
     page.keyboard.press("Escape")
+    assert trouble == []
     button(page, "New chat").click()
     expect(page.locator("article")).to_have_count(0)
 
@@ -205,11 +210,108 @@ def test_everything_can_be_reached_by_keyboard(open_page: Any, trouble: list[str
     expect(button(page, "Regenerate")).to_be_visible()
     page.evaluate("document.activeElement.blur()")
     reached = []
-    for _ in range(6):
+    for _ in range(8):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.textContent.trim().slice(0, 20) || document.activeElement.id"))
-    assert {"New chat", "Settings", "Regenerate", "question"} <= set(reached)
+    assert {"New chat", "Settings", "Copy", "Regenerate", "question"} <= set(reached)
     assert trouble == []
+
+
+REFUSED = "console error: Failed to load resource: the server responded with a status of 400 (Bad Request)"
+
+
+def test_a_message_that_is_too_long_goes_back_into_the_box_and_later_ones_work(open_page: Any, trouble: list[str]) -> None:
+    page = open_page(viewport=DESKTOP)
+    long = "dog " * 450
+    ask(page, long)
+    expect(page.get_by_role("alert")).to_contain_text("Your message is too long")
+    expect(page.get_by_label("Your message")).to_have_value(long.strip())
+    expect(page.locator("article")).to_have_count(0)
+    assert trouble == [REFUSED]
+    expect(ask(page, "What is an elk?")).to_have_text(ELK)
+    expect(page.get_by_role("alert")).to_have_count(0)
+    ask(page, long)
+    expect(page.get_by_role("alert")).to_contain_text("Your message is too long")
+    expect(page.locator("article")).to_have_count(2)
+    with page.expect_request("**/v1/chat/completions") as caught:
+        ask(page, "Think")
+    assert [message["content"] for message in caught.value.post_data_json["messages"]] == ["What is an elk?", ELK, "Think"]
+
+
+def test_a_conversation_that_outgrows_the_context_goes_on_without_its_oldest_turns(open_page: Any, trouble: list[str]) -> None:
+    page = open_page(viewport=DESKTOP)
+    page.evaluate(
+        """localStorage.setItem("trainer-chat-settings", JSON.stringify({temperature: "0", top_p: "1", max_tokens: "2"}))"""
+    )
+    page.reload(wait_until="networkidle")
+    notes = page.get_by_text("messages were left out: the context is full.")
+    for number in range(1, 9):
+        ask(page, "dog " * 50)
+        expect(page.locator("article")).to_have_count(2 * number)
+        expect(button(page, "Regenerate")).to_be_visible()
+        if notes.count() == 2:
+            break
+    assert notes.count() == 2
+    expect(page.locator("article.user").first).to_contain_text("dog dog")
+    assert trouble == []
+
+
+@pytest.mark.parametrize("secure", [True, False], ids=["by the browser's clipboard", "by the older way"])
+def test_an_answer_is_copied_as_it_is(open_page: Any, trouble: list[str], secure: bool) -> None:
+    page = open_page(viewport=DESKTOP, permissions=["clipboard-read", "clipboard-write"])
+    expect(ask(page, "What is an elk?")).to_have_text(ELK)
+    read = page.evaluate_handle("() => { const board = navigator.clipboard; return () => board.readText(); }")
+    if not secure:
+        page.evaluate("""Object.defineProperty(navigator, "clipboard", {value: undefined})""")
+    button(page, "Copy").click()
+    expect(button(page, "Copied")).to_be_focused()
+    expect(page.get_by_role("status")).to_have_text("Copied")
+    assert page.evaluate("read => read()", read) == ELK
+    assert trouble == []
+
+
+def test_an_empty_page_tells_how_small_the_model_is_and_an_example_is_asked_by_a_click(
+    open_page: Any, trouble: list[str]
+) -> None:
+    page = open_page(viewport=PHONE)
+    told = page.get_by_text("thousand parameters")
+    expect(told).to_contain_text("Much of what it says is made up")
+    assert overflow(page) == 0
+    button(page, "What is an elk?").click()
+    expect(page.locator("article.assistant > .text")).to_have_text(ELK)
+    expect(told).to_be_hidden()
+    button(page, "New chat").click()
+    expect(told).to_be_visible()
+    assert trouble == []
+
+
+# What axe's rules of landmarks, names and keyboard access ask for, as far as this page can break them.
+LANDMARKS = """() => {
+  const landmark = "header, main, footer, nav, aside, dialog, form[aria-label], [role=region]";
+  const text = (element) => [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim());
+  const shown = [...document.body.querySelectorAll("*")].filter((each) => each.checkVisibility() && !each.matches("script"));
+  return {
+    outside: shown.filter((each) => text(each) && !each.closest(landmark)).map((each) => each.outerHTML),
+    misused: [...document.querySelectorAll("main[role], header[role], form[role], dialog[role]")].map((each) => each.outerHTML),
+    counts: ["main", "body > header", "h1", "main [role=log]"].map((each) => document.querySelectorAll(each).length),
+    ids: [...document.querySelectorAll("[id]")].map((each) => each.id),
+    unreachable: shown.filter((each) => each.scrollHeight > each.clientHeight + 1 && each.tabIndex < 0
+      && ["auto", "scroll"].includes(getComputedStyle(each).overflowY)).map((each) => each.outerHTML),
+  };
+}"""
+
+
+def test_landmarks_hold_everything_and_none_is_turned_into_something_else(open_page: Any) -> None:
+    page = open_page(viewport=PHONE)
+    for filled in (False, True):
+        if filled:
+            expect(ask(page, "Think")).to_have_text("Four.")
+        found = page.evaluate(LANDMARKS)
+        assert found["outside"] == found["misused"] == found["unreachable"] == []
+        assert found["counts"] == [1, 1, 1, 1]
+        assert len(set(found["ids"])) == len(found["ids"])
+    expect(page.get_by_role("main")).to_have_count(1)
+    expect(page.get_by_role("log", name="Conversation")).to_have_attribute("aria-live", "off")
 
 
 def test_the_policy_stops_a_script_that_is_not_the_pages_own(open_page: Any, trouble: list[str]) -> None:

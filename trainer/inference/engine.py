@@ -38,11 +38,24 @@ class Writing:
     generator: torch.Generator
     ids: list[int] = field(default_factory=list)
     """The prompt and what was written; the cache holds all but the last one."""
+    prompt_logprobs: list["IdLogprob"] = field(default_factory=list)
+    """Of the prompt's ids read so far, where they are asked for."""
 
     @property
     def num_written(self) -> int:
         """Ids written so far."""
         return len(self.ids) - len(self.prompt)
+
+
+@dataclass(frozen=True, slots=True)
+class IdLogprob:
+    """What the model says of an id of the prompt."""
+
+    id: int
+    logprob: float | None
+    """None for the first id, which nothing stands before."""
+    top: tuple[tuple[int, float], ...] = ()
+    """The most probable ids in its place with theirs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +70,8 @@ class Written:
     """Natural logarithm of its probability under the model, before temperature and nucleus."""
     top_logprobs: tuple[tuple[int, float], ...] = ()
     """The most probable ids with theirs, as many as were asked for."""
+    prompt_logprobs: tuple[IdLogprob, ...] = ()
+    """With the first id, where they are asked for: the whole prompt's."""
 
 
 class Engine:
@@ -136,18 +151,35 @@ class Engine:
         while left > 0 and self._waiting and len(self._running) < self.num_slots:
             writing = self._waiting[0]
             # the last id is always read: its logits are what the answer begins with
-            start = _common_length(self._in_prompt_slot, writing.prompt[:-1])
+            scored = writing.sampling.prompt_logprobs and writing.sampling.top_logprobs is not None
+            start = (
+                max(0, len(writing.prompt_logprobs) - 1)
+                if scored
+                else _common_length(self._in_prompt_slot, writing.prompt[:-1])
+            )
             part = writing.prompt[start : start + left]
             window = self._cache.window(self._prompt_slot, [start], len(part))
             hidden_BTC = self._model(torch.tensor([part], device=self._device), window=window)
             self._in_prompt_slot = writing.prompt[: start + len(part)]
             left -= len(part)
+            if scored:
+                self._score(writing, hidden_BTC[0])
             if len(self._in_prompt_slot) == len(writing.prompt):
                 self._waiting.popleft()
                 self._cache.copy(self._prompt_slot, len(self._running), len(writing.prompt))
                 self._running.append(writing)
                 written.append(self._write(writing, self._logits(hidden_BTC[0, -1])))
         return written
+
+    def _score(self, writing: Writing, hidden_TC: Tensor) -> None:
+        """Take the log-probabilities of the prompt's ids that follow the positions just read."""
+        scores = writing.prompt_logprobs or [IdLogprob(writing.prompt[0], None)]
+        ids = writing.prompt[len(scores) : len(scores) + len(hidden_TC)]
+        logprobs_TV = torch.log_softmax(self._logits(hidden_TC[: len(ids)]), dim=-1)
+        values = logprobs_TV[torch.arange(len(ids)), list(ids)].tolist()
+        top = logprobs_TV.topk(min(writing.sampling.top_logprobs or 0, logprobs_TV.shape[-1]))
+        pairs = (tuple(zip(*each, strict=True)) for each in zip(top.indices.tolist(), top.values.tolist(), strict=True))
+        writing.prompt_logprobs = scores + [IdLogprob(*each) for each in zip(ids, values, pairs, strict=True)]
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self._model.logits(hidden)[..., : self._num_ids].cpu()
@@ -165,10 +197,11 @@ class Engine:
             self._leave(writing)
         if sampling.top_logprobs is None:
             return Written(writing, token, finish_reason)
+        of_prompt = tuple(writing.prompt_logprobs) if writing.num_written == 1 else ()
         logprobs_V = torch.log_softmax(logits_V, dim=-1)
         values, ids = logprobs_V.topk(min(sampling.top_logprobs, len(logprobs_V)))
         top = tuple(zip(ids.tolist(), values.tolist(), strict=True))
-        return Written(writing, token, finish_reason, float(logprobs_V[token]), top)
+        return Written(writing, token, finish_reason, float(logprobs_V[token]), top, of_prompt)
 
     def _leave(self, writing: Writing) -> None:
         slot = self._running.index(writing)

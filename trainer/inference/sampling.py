@@ -30,6 +30,8 @@ class Sampling:
     """Ids behind which the text is over."""
     top_logprobs: int | None = None
     """Tell each id's log-probability, and those of so many most probable ones; None: tell none."""
+    prompt_logprobs: bool = False
+    """Tell the same of the prompt's ids, where `top_logprobs` is not None; the whole prompt is then read."""
 
 
 def choose(logits_V: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> int:

@@ -17,7 +17,8 @@ class TokenLogprob:
     """An id's bytes and log-probability, and the most probable ids in its place."""
 
     data: bytes
-    logprob: float
+    logprob: float | None
+    """None for a text's first id."""
     top: tuple[tuple[bytes, float], ...]
 
 
@@ -30,6 +31,17 @@ class Piece:
     num_tokens: int
     """Ids written so far, an end id among them."""
     finish_reason: FinishReason | None
+
+
+@dataclass(frozen=True, slots=True)
+class Echo:
+    """A prompt that is told again before what follows it."""
+
+    text: str
+    num_unsaid: int
+    """So many ids stand before the text and are not of it."""
+    is_all: bool
+    """Nothing is to follow; the engine writes one id all the same."""
 
 
 class StopStrings:
@@ -62,8 +74,9 @@ class StopStrings:
 class TextWriting:
     """One text on its way: takes the engine's ids in, gives pieces out."""
 
-    def __init__(self, writing: Writing, encoder: TextEncoder, stops: Sequence[str]) -> None:
+    def __init__(self, writing: Writing, encoder: TextEncoder, stops: Sequence[str], echo: Echo | None = None) -> None:
         self.writing = writing
+        self._echo = echo
         self._encoder = encoder
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._stops = StopStrings(stops)
@@ -73,13 +86,28 @@ class TextWriting:
 
     def take(self, written: Written) -> Piece:
         """The piece that an id makes."""
+        echo, self._echo = self._echo, None
+        if echo is None:
+            return self._next(written)
+        told = tuple(self._token(each.id, each.logprob, each.top) for each in written.prompt_logprobs[echo.num_unsaid :])
+        if echo.is_all:
+            return Piece(echo.text, told, 0, "length")
+        piece = self._next(written)
+        logprobs = told + piece.logprobs
+        if written.finish_reason == "stop" and written.logprob is not None:
+            # clients that score a prompt ask for one id more and pass over the last entry: there must be one
+            logprobs += (self._token(written.id, written.logprob, written.top_logprobs),)
+        return Piece(echo.text + piece.text, logprobs, piece.num_tokens, piece.finish_reason)
+
+    def _next(self, written: Written) -> Piece:
         at_end = written.finish_reason == "stop"
         text = "" if at_end else self._decoder.decode(self._encoder.decode_bytes([written.id]))
         if written.finish_reason is not None:
             text += self._decoder.decode(b"", final=True)
         self._num_decoded += len(text)
         if written.logprob is not None and not at_end:
-            self._logprobs.append((self._num_decoded, self._token(written, written.logprob)))
+            token = self._token(written.id, written.logprob, written.top_logprobs)
+            self._logprobs.append((self._num_decoded, token))
         safe = self._stops.feed(text)
         finish_reason: FinishReason | None = "stop" if self._stops.found else written.finish_reason
         if finish_reason is not None:
@@ -90,9 +118,9 @@ class TextWriting:
         self._logprobs = [each for each in self._logprobs if each[0] > self._num_given]
         return Piece(safe, tuple(ready), self.writing.num_written, finish_reason)
 
-    def _token(self, written: Written, logprob: float) -> TokenLogprob:
-        top = tuple((self._encoder.decode_bytes([token]), value) for token, value in written.top_logprobs)
-        return TokenLogprob(self._encoder.decode_bytes([written.id]), logprob, top)
+    def _token(self, id: int, logprob: float | None, top: Sequence[tuple[int, float]]) -> TokenLogprob:
+        shown = tuple((self._encoder.decode_bytes([each]), value) for each, value in top)
+        return TokenLogprob(self._encoder.decode_bytes([id]), logprob, shown)
 
 
 class LengthWatch:
@@ -121,9 +149,11 @@ class Writer:
         self._encoder, self._watch = encoder, watch
         self._texts: dict[Writing, TextWriting] = {}
 
-    def add(self, prompt: Sequence[int], sampling: Sampling, stops: Sequence[str] = ()) -> TextWriting:
+    def add(
+        self, prompt: Sequence[int], sampling: Sampling, stops: Sequence[str] = (), echo: Echo | None = None
+    ) -> TextWriting:
         """Queue a text. Raises UsageError if it cannot fit."""
-        text = TextWriting(self.engine.add(prompt, sampling), self._encoder, stops)
+        text = TextWriting(self.engine.add(prompt, sampling), self._encoder, stops, echo)
         self._texts[text.writing] = text
         return text
 

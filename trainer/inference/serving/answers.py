@@ -3,6 +3,7 @@
 Bodies are written with the fields that were set: a field that is null in OpenAI's answers is set to None here.
 """
 
+import codecs
 import secrets
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -57,8 +58,10 @@ class CompletionLogprobs(BaseModel):
     """Tokens of a text, in the older form."""
 
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    """One that is no whole characters stands as `bytes:` and its bytes, as \\xe2."""
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    """The token itself is always among them."""
     text_offset: list[int]
 
 
@@ -81,6 +84,8 @@ class Completion(BaseModel):
     system_fingerprint: str
     choices: list[CompletionChoice]
     usage: Usage | None = None
+    note: str | None = None
+    """What was done otherwise than asked for; not in OpenAI's answers."""
 
 
 class CalledFunction(BaseModel):
@@ -135,6 +140,8 @@ class ChatCompletion(BaseModel):
     system_fingerprint: str
     choices: list[ChatChoice]
     usage: Usage
+    note: str | None = None
+    """What was done otherwise than asked for; not in OpenAI's answers."""
 
 
 class Delta(BaseModel):
@@ -176,6 +183,8 @@ class ModelCard(BaseModel):
     owned_by: str
     context_tokens: int
     """Longest prompt and answer together."""
+    parameters: int
+    """The model's size."""
 
 
 class ModelList(BaseModel):
@@ -243,6 +252,7 @@ def chat_logprobs(tokens: Sequence[TokenLogprob], *, wanted: bool) -> ChatLogpro
             **_top(token.data, token.logprob).model_dump(), top_logprobs=[_top(each, value) for each, value in token.top]
         )
         for token in tokens
+        if token.logprob is not None
     ]
     return ChatLogprobs(content=content)
 
@@ -251,13 +261,15 @@ def completion_logprobs(tokens: Sequence[TokenLogprob], offset: int, *, wanted: 
     """Log-probabilities in the older form; `offset` is where the first token begins in the text, in characters."""
     if not wanted:
         return None
-    # a character of several tokens begins where its first one does
-    lengths = [len(b"".join(token.data for token in tokens[:count]).decode(errors="ignore")) for count in range(len(tokens))]
+    decoder, offsets = codecs.getincrementaldecoder("utf-8")(errors="replace"), []
+    for token in tokens:  # a character of several tokens begins where its first one does
+        offsets.append(offset)
+        offset += len(decoder.decode(token.data))
     return CompletionLogprobs(
         tokens=[_shown(token.data) for token in tokens],
-        token_logprobs=[max(token.logprob, LEAST_LOGPROB) for token in tokens],
-        top_logprobs=[{_shown(each): max(value, LEAST_LOGPROB) for each, value in token.top} for token in tokens],
-        text_offset=[offset + length for length in lengths],
+        token_logprobs=[None if token.logprob is None else max(token.logprob, LEAST_LOGPROB) for token in tokens],
+        top_logprobs=[_tops(token) for token in tokens],
+        text_offset=offsets,
     )
 
 
@@ -275,5 +287,15 @@ def _top(token: bytes, logprob: float) -> TopLogprob:
     return TopLogprob(**values)
 
 
+def _tops(token: TokenLogprob) -> dict[str, float] | None:
+    if token.logprob is None:
+        return None
+    return {_shown(each): max(value, LEAST_LOGPROB) for each, value in (*token.top, (token.data, token.logprob))}
+
+
 def _shown(token: bytes) -> str:
-    return token.decode(errors="replace")
+    """A token's text; OpenAI's form where it is none, so that no two are shown alike."""
+    try:
+        return token.decode()
+    except UnicodeDecodeError:
+        return "bytes:" + "".join(f"\\x{byte:02x}" for byte in token)

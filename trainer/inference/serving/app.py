@@ -17,17 +17,25 @@ from trainer.inference.serving.forms import ChatForm, CompletionForm
 from trainer.inference.serving.guard import Guard, failed
 from trainer.inference.serving.openapi import document
 from trainer.inference.serving.page import chat_page
+from trainer.inference.serving.places import Places
 
 _PATHS = frozenset({"/", "/healthz", "/metrics", "/openapi.json", "/v1/models", "/v1/completions", "/v1/chat/completions"})
 
+_INSTEAD = {
+    "/v1/responses": "set your client to the chat completions API, /v1/chat/completions",
+    "/v1/embeddings": "this model writes text and gives no embeddings",
+}
+"""What to do where a path of OpenAI's is not served."""
 
-def make_app(desk: Desk, key: str | None, names: frozenset[str] | None) -> Starlette:
+
+def make_app(desk: Desk, key: str | None, names: frozenset[str] | None, places: Places) -> Starlette:
     """The server's ASGI application.
 
     Args:
         desk: What requests are taken to.
         key: The API key that requests must bring; None: none.
         names: The host names that may be asked for; None: any.
+        places: Room for requests.
     """
     page, policy = chat_page()
 
@@ -68,7 +76,7 @@ def make_app(desk: Desk, key: str | None, names: frozenset[str] | None) -> Starl
             Route("/v1/chat/completions", chat, methods=["POST"]),
             Route("/v1/completions", complete, methods=["POST"]),
         ],
-        middleware=[Middleware(Guard, key=key, names=names, metrics=desk.metrics, route_of=_route_of)],
+        middleware=[Middleware(Guard, key=key, names=names, metrics=desk.metrics, route_of=_route_of, places=places)],
         exception_handlers={ApiError: _api_error, HTTPException: _http_error},
     )
 
@@ -76,7 +84,12 @@ def make_app(desk: Desk, key: str | None, names: frozenset[str] | None) -> Starl
 def _card(desk: Desk) -> ModelCard:
     model = desk.model
     return ModelCard(
-        id=model.name, object="model", created=model.created, owned_by="pretrain-run", context_tokens=model.context_tokens
+        id=model.name,
+        object="model",
+        created=model.created,
+        owned_by="pretrain-run",
+        context_tokens=model.context_tokens,
+        parameters=model.num_parameters,
     )
 
 
@@ -97,6 +110,12 @@ async def _api_error(_: Request, error: Exception) -> Response:
 async def _http_error(request: Request, error: Exception) -> Response:
     """Starlette's own: no such path, or another method."""
     assert isinstance(error, HTTPException)
-    words = f"{error.detail}: {request.method} {request.url.path}"
+    path = request.url.path
+    words = f"{error.detail}: {request.method} {path}"
     code = error.detail.lower().replace(" ", "_")
+    if error.status_code == HTTPStatus.NOT_FOUND and f"/v1{path}" in _PATHS:
+        words += "; did you mean /v1" + path + "? A client's base_url ends in /v1 here"
+    elif error.status_code == HTTPStatus.NOT_FOUND and path.startswith("/v1/"):
+        instead = _INSTEAD.get(path, "this server has /v1/chat/completions, /v1/completions and /v1/models")
+        words, code = f"{path} is not served; {instead}", "unsupported_endpoint"
     return failed(ApiError(error.status_code, words, code, headers=error.headers))

@@ -1,5 +1,6 @@
 """What a server knows while it runs: its model, its limits, how many texts are under way. The event loop alone touches it."""
 
+import asyncio
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from trainer.config_serving import ServeSection
 from trainer.inference.serving.failures import ApiError
 from trainer.inference.serving.metrics import Metrics
-from trainer.inference.serving.model_thread import ModelThread
+from trainer.inference.serving.model_thread import ModelThread, Ticket
 from trainer.tokens.tokenizer import TextEncoder
 
 _BEST_BYTES_PER_TOKEN = 64
@@ -25,6 +26,7 @@ class ServedModel:
     created: int
     context_tokens: int
     vocab_size: int
+    num_parameters: int
 
 
 class Desk:
@@ -35,6 +37,10 @@ class Desk:
     ) -> None:
         self.model, self.limits, self.encoder, self.thread, self.metrics = model, limits, encoder, thread, metrics
         metrics.running.set_function(lambda: thread.num_running)
+        self.ending = asyncio.Event()
+        """Set when the server waits for requests no longer."""
+        self.tickets: set[Ticket] = set()
+        """Of the requests that the model works on."""
         self._num_texts = 0
         self._text_s = 1.0
         """How long a request took lately: what Retry-After goes by."""
@@ -63,13 +69,21 @@ class Desk:
             self._text_s += 0.2 * (duration_s - self._text_s)
             self.metrics.request_s.observe(duration_s)
 
+    def give_up(self) -> None:
+        """Tell every request under way that the server ends before it is done."""
+        self.ending.set()
+        for ticket in self.tickets:
+            ticket.give_up()
+
     def check_model(self, name: str) -> None:
         """Raises ApiError 404 for another model than ours."""
         if name != self.model.name:
             raise ApiError(404, f"no model {name!r} here; this server has {self.model.name!r}", "model_not_found", "model")
 
-    def output_limit(self, wanted: int | None, default: int, prompts: Sequence[Sequence[int]], param: str) -> int:
-        """How many tokens each text may have. Raises ApiError 400 if a prompt, or what is wanted behind it, does not fit."""
+    def output_limit(
+        self, wanted: int | None, default: int, prompts: Sequence[Sequence[int]], param: str
+    ) -> tuple[int, str | None]:
+        """How many tokens each text may have, and a note if those are fewer than wanted. Raises ApiError 400 without room."""
         longest = max(map(len, prompts))
         room = self.model.context_tokens - longest
         if room < 1:
@@ -77,22 +91,22 @@ class Desk:
                 400, f"the prompt has {longest} tokens; the context of {self.model.context_tokens} has no room for it",
                 "context_length_exceeded", param,
             )  # fmt: skip
+        limit = min(self.limits.max_output_tokens, room)
         if wanted is None:
-            return min(default, self.limits.max_output_tokens, room)
-        if wanted > self.limits.max_output_tokens:
-            limit = self.limits.max_output_tokens
-            raise ApiError(400, f"max_tokens {wanted} is above this server's limit of {limit}", "invalid_value", "max_tokens")
-        if wanted > room:
-            raise ApiError(
-                400, f"a prompt of {longest} tokens leaves {room} of the context of {self.model.context_tokens}; "
-                f"lower max_tokens {wanted}, or shorten the prompt", "context_length_exceeded", param,
-            )  # fmt: skip
-        return wanted
+            return min(default, limit), None
+        if wanted <= limit:
+            return wanted, None
+        if limit < room:
+            return limit, f"max_tokens {wanted} was cut to this server's limit of {limit}"
+        return limit, f"max_tokens {wanted} was cut to {limit}: the prompt leaves no more of the context"
+
+    def is_readable(self, num_chars: int) -> bool:
+        """Whether a text is so short that it is worth the while to encode it."""
+        return num_chars <= _BEST_BYTES_PER_TOKEN * self.model.context_tokens
 
     def check_size(self, num_chars: int, param: str) -> None:
         """Raises ApiError 400 for a text so long that encoding it is not worth the while."""
-        limit = _BEST_BYTES_PER_TOKEN * self.model.context_tokens
-        if num_chars > limit:
+        if not self.is_readable(num_chars):
             raise ApiError(
                 400, f"the prompt has {num_chars} characters; that is beyond this server's context", "context_length_exceeded",
                 param,

@@ -6,6 +6,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 _KINDS = frozenset({"str", "int", "constrained-str", "constrained-int"})
 
+_INSTEAD = {
+    "functions": "the older form is not served; send tools",
+    "function_call": "the older form is not served; send tool_choice",
+    "audio": "only text is served; leave it out",
+    "prediction": "not served; leave it out",
+    "web_search_options": "this server searches nothing; leave it out",
+    "typical_p": "not served; sample with temperature and top_p",
+}
+"""What to do where a field of OpenAI's or another server's is not served."""
+
 
 class ErrorBody(BaseModel):
     """OpenAI's description of an error."""
@@ -57,4 +67,6 @@ def invalid(error: ValidationError) -> ApiError:
     # pydantic's own words for the kinds of a union are no fields
     param = ".".join(part for part in path if "[" not in part and part not in _KINDS) or None
     message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        message = _INSTEAD.get(path[-1], "this server does not know the field; leave it out")
     return ApiError(400, f"{param}: {message}" if param else message, "invalid_value", param)

@@ -2,7 +2,9 @@
 
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pydantic import BaseModel
@@ -16,8 +18,8 @@ from trainer.inference.serving.desk import Desk, ServedModel
 from trainer.inference.serving.failures import ApiError
 from trainer.inference.serving.requests import ChatRequest, CompletionRequest, SamplingFields
 from trainer.inference.speech import Speech
-from trainer.inference.writing import Piece
-from trainer.tokens.chat import render_chat
+from trainer.inference.writing import Echo, Piece
+from trainer.tokens.chat import Message, RenderedChat, render_chat
 
 _COMPLETION_TOKENS = 16
 """OpenAI's default of max_tokens for /v1/completions; for a chat it is whatever the limits allow."""
@@ -33,19 +35,35 @@ class Chunks(Protocol):
     def closing(self, usage: Usage) -> BaseModel: ...
 
 
+@dataclass(frozen=True)
+class Asked:
+    """What a request comes to."""
+
+    prompts: list[list[int]]
+    """The ids of each."""
+    echoes: list[Echo | None]
+    """For each prompt, how it is told again."""
+    max_tokens: int
+    """So many may follow each."""
+    note: str | None
+    """What is done otherwise than asked for."""
+
+
 class Form(Protocol):
     """A kind of request."""
 
     def read(self, body: bytes) -> Any:
         """The request in a body. Raises pydantic's ValidationError."""
 
-    def prompts(self, order: Any, desk: Desk) -> tuple[list[list[int]], int]:
-        """Ids of each prompt, and how many tokens may follow. Raises ApiError."""
+    def asked(self, order: Any, desk: Desk) -> "Asked":
+        """What the model is to do. Raises ApiError."""
 
     def sampling(self, order: Any, max_tokens: int, number: int) -> Sampling:
         """How the number-th text of each prompt is drawn."""
 
-    def whole(self, order: Any, model: ServedModel, texts: Sequence[Text], usage: Usage) -> BaseModel:
+    def whole(
+        self, order: Any, model: ServedModel, texts: Sequence[Text], usage: Usage
+    ) -> answers.ChatCompletion | answers.Completion:
         """The answer that is sent at once."""
 
     def chunks(self, order: Any, model: ServedModel) -> Chunks:
@@ -58,12 +76,30 @@ class ChatForm:
     def read(self, body: bytes) -> ChatRequest:
         return ChatRequest.model_validate_json(body)
 
-    def prompts(self, order: ChatRequest, desk: Desk) -> tuple[list[list[int]], int]:
-        rendered = render_chat(order.conversation, order.told_tools, add_generation_prompt=True)
-        desk.check_size(len(rendered.text), "messages")
-        prompts = [rendered.encode(desk.encoder).ids]
-        wanted = order.max_completion_tokens or order.max_tokens
-        return prompts, desk.output_limit(wanted, desk.limits.max_output_tokens, prompts, "messages")
+    def asked(self, order: ChatRequest, desk: Desk) -> Asked:
+        wanted, default = order.max_completion_tokens or order.max_tokens, desk.limits.max_output_tokens
+        ids, num_left_out = self._ids(order, desk, min(wanted or default, default))
+        limit, note = desk.output_limit(wanted, default, [ids], "messages")
+        if num_left_out:
+            note = "; ".join(filter(None, (f"the oldest {num_left_out} messages were left out: the context is full", note)))
+        return Asked([ids], [None], limit, note)
+
+    def _ids(self, order: ChatRequest, desk: Desk, num_wanted: int) -> tuple[list[int], int]:
+        """The prompt, and how many messages were left out of it so that an answer has room."""
+
+        def rendered(messages: Sequence[Message]) -> RenderedChat:
+            return render_chat(messages, order.told_tools, add_generation_prompt=True)
+
+        def is_short(messages: Sequence[Message]) -> bool:
+            chat = rendered(messages)
+            return desk.is_readable(len(chat.text)) and len(chat.encode(desk.encoder).ids) <= room
+
+        whole = order.conversation
+        room = desk.model.context_tokens - min(num_wanted, desk.model.context_tokens // 4)
+        kept = newest_turns(whole, is_short) if order.truncation == "auto" else whole
+        chat = rendered(kept)
+        desk.check_size(len(chat.text), "messages")
+        return chat.encode(desk.encoder).ids, len(whole) - len(kept)
 
     def sampling(self, order: ChatRequest, max_tokens: int, number: int) -> Sampling:
         return _sampling(order, max_tokens, number, (order.top_logprobs or 0) if order.logprobs else None)
@@ -121,21 +157,25 @@ class CompletionForm:
     def read(self, body: bytes) -> CompletionRequest:
         return CompletionRequest.model_validate_json(body)
 
-    def prompts(self, order: CompletionRequest, desk: Desk) -> tuple[list[list[int]], int]:
-        prompts = []
-        for prompt in order.prompts:
-            if isinstance(prompt, str):
-                desk.check_size(len(prompt), "prompt")
-                prompts.append(prompt_ids(desk.encoder, prompt))
-            elif max(prompt) >= desk.model.vocab_size:
-                message = f"id {max(prompt)} is beyond this model's {desk.model.vocab_size} ids"
-                raise ApiError(400, message, "invalid_value", "prompt")
-            else:
-                prompts.append(prompt)
-        return prompts, desk.output_limit(order.max_tokens, _COMPLETION_TOKENS, prompts, "prompt")
+    def asked(self, order: CompletionRequest, desk: Desk) -> Asked:
+        told = [self._prompt(prompt, desk) for prompt in order.prompts]
+        prompts = [ids for ids, _, _ in told]
+        echoes = [Echo(text, num_unsaid, order.max_tokens == 0) if order.echo else None for _, text, num_unsaid in told]
+        wanted = None if order.max_tokens is None else max(1, order.max_tokens)
+        return Asked(prompts, echoes, *desk.output_limit(wanted, _COMPLETION_TOKENS, prompts, "prompt"))
+
+    def _prompt(self, prompt: str | list[int], desk: Desk) -> tuple[list[int], str, int]:
+        """Its ids, its text, and how many of the ids stand before the text."""
+        if isinstance(prompt, str):
+            desk.check_size(len(prompt), "prompt")
+            return prompt_ids(desk.encoder, prompt), prompt, 1
+        if max(prompt) >= desk.model.vocab_size:
+            message = f"id {max(prompt)} is beyond this model's {desk.model.vocab_size} ids"
+            raise ApiError(400, message, "invalid_value", "prompt")
+        return prompt, desk.encoder.decode(prompt), 0
 
     def sampling(self, order: CompletionRequest, max_tokens: int, number: int) -> Sampling:
-        return _sampling(order, max_tokens, number, order.logprobs)
+        return _sampling(order, max_tokens, number, order.logprobs, prompt_logprobs=bool(order.echo))
 
     def whole(self, order: CompletionRequest, model: ServedModel, texts: Sequence[Text], usage: Usage) -> answers.Completion:
         wanted = order.logprobs is not None
@@ -177,7 +217,19 @@ def _finish_reason(reason: FinishReason, *, called: bool) -> answers.ChatFinishR
     return "tool_calls" if called and reason == "stop" else reason
 
 
-def _sampling(order: SamplingFields, max_tokens: int, number: int, top_logprobs: int | None) -> Sampling:
+def newest_turns(messages: Sequence[Message], is_short: Callable[[Sequence[Message]], bool]) -> Sequence[Message]:
+    """A conversation without its oldest turns, as few as will do. The system message and the last question always stay."""
+    head = [messages[0]] if messages[0].role == "system" else []
+    starts = [place for place, message in enumerate(messages) if message.role == "user" and place > len(head)]
+    if not starts or is_short(messages):
+        return messages
+    place = bisect_left(starts, True, key=lambda start: is_short([*head, *messages[start:]]))
+    return [*head, *messages[starts[min(place, len(starts) - 1)] :]]
+
+
+def _sampling(
+    order: SamplingFields, max_tokens: int, number: int, top_logprobs: int | None, *, prompt_logprobs: bool = False
+) -> Sampling:
     seed = secrets.randbits(62) if order.seed is None else order.seed
     return Sampling(
         max_tokens=max_tokens,
@@ -185,6 +237,7 @@ def _sampling(order: SamplingFields, max_tokens: int, number: int, top_logprobs:
         top_p=1.0 if order.top_p is None else order.top_p,
         seed=seed + number,
         top_logprobs=top_logprobs,
+        prompt_logprobs=prompt_logprobs,
     )
 
 

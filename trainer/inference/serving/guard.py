@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from trainer.inference.serving.answers import as_json
 from trainer.inference.serving.failures import ApiError
 from trainer.inference.serving.metrics import Metrics
+from trainer.inference.serving.places import Places
 
 OPEN_PATH = "/healthz"
 """Needs no key: it tells nothing but whether the server can answer."""
@@ -29,10 +30,16 @@ class Guard:
     """ASGI middleware."""
 
     def __init__(
-        self, app: ASGIApp, key: str | None, names: frozenset[str] | None, metrics: Metrics, route_of: Callable[[str], str]
+        self,
+        app: ASGIApp,
+        key: str | None,
+        names: frozenset[str] | None,
+        metrics: Metrics,
+        route_of: Callable[[str], str],
+        places: Places,
     ) -> None:
         """`names`: the hosts that may be asked for, None: any. `route_of` gives a path's name in metrics."""
-        self._app, self._names, self._metrics, self._route_of = app, names, metrics, route_of
+        self._app, self._names, self._metrics, self._route_of, self._places = app, names, metrics, route_of, places
         self._key_digest = None if key is None else _digest(key)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -50,10 +57,13 @@ class Guard:
 
         try:
             self._check(Headers(scope=scope), scope["path"])
+            if scope["path"] == OPEN_PATH:
+                await self._app(scope, receive, send_guarded)
+            else:
+                with self._places.request(scope["client"][0] if scope["client"] else ""):
+                    await self._app(scope, receive, send_guarded)
         except ApiError as error:
             await failed(error)(scope, receive, send_guarded)
-        else:
-            await self._app(scope, receive, send_guarded)
 
     def _check(self, headers: Headers, path: str) -> None:
         if self._names is not None and host_name(headers.get("host", "")) not in self._names:

@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 
 from trainer.errors import BudgetError
 from trainer.inference.sampling import Sampling
-from trainer.inference.writing import Piece, TextWriting, Writer
+from trainer.inference.writing import Echo, Piece, TextWriting, Writer
 
 STOP_DEADLINE_S = 30.0
 """A step that takes longer than this at the end is given up."""
@@ -26,6 +26,7 @@ class Order:
     prompt: tuple[int, ...]
     sampling: Sampling
     stops: tuple[str, ...] = ()
+    echo: Echo | None = None
 
 
 class Ticket:
@@ -35,12 +36,18 @@ class Ticket:
         self.orders = orders
         self.loop = asyncio.get_running_loop()
         self.arrived: asyncio.Queue[tuple[int, Piece] | None] = asyncio.Queue()
+        self.is_given_up = False
         self.texts: list[TextWriting] = []
         """Only the model's thread touches it."""
 
     async def piece(self) -> tuple[int, Piece] | None:
-        """The next piece and the number of its order; None when the model's thread is gone."""
+        """The next piece and the number of its order; None when there will be no more, though texts are not done."""
         return await self.arrived.get()
+
+    def give_up(self) -> None:
+        """Tell who waits for a piece that none will come."""
+        self.is_given_up = True
+        self.arrived.put_nowait(None)
 
 
 class ModelThread:
@@ -121,7 +128,7 @@ class ModelThread:
 
     def _add(self, ticket: Ticket) -> None:
         for number, order in enumerate(ticket.orders):
-            text = self._writer.add(order.prompt, order.sampling, order.stops)
+            text = self._writer.add(order.prompt, order.sampling, order.stops, order.echo)
             ticket.texts.append(text)
             self._open[text] = (ticket, number)
 

@@ -25,8 +25,8 @@ _REFUSED = {
     "408": "The body did not arrive in time",
     "413": "The body is above 1 MiB",
     "415": "The body is not application/json",
-    "429": "The queue is full; Retry-After says when to come again",
-    "503": "The model has failed and the server is ending",
+    "429": "The queue is full, or your address has too many requests under way; Retry-After says when to come again",
+    "503": "Too many requests are under way, or the server is ending",
     "504": "Not done within the deadline",
 }
 

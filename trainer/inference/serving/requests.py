@@ -1,12 +1,12 @@
 """The requests of OpenAI's API that are served, as values that hold every rule. The served OpenAPI document is made from them.
 
 A field that would change the answer and is not served is refused unless it says what we do anyway; the few that change
-nothing (`user`, `metadata`, `store`, `service_tier`) are read and let be.
+nothing (`user`, `metadata`, `verbosity` and the like) are read and let be, and so is every field that is null.
 """
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from trainer.tokens.chat import Message, check_conversation
 
@@ -16,6 +16,7 @@ MAX_TEXTS = 16
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0)]
+Ids = Annotated[list[TokenId], Field(min_length=1)]
 
 
 class _Model(BaseModel):
@@ -39,15 +40,15 @@ class SamplingFields(_Model):
     model: str
     """The name that /v1/models tells."""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
-    """Most tokens to write for each text."""
+    """Most tokens to write for each text. More than the server or the context allows is cut, and the answer's note says so."""
     temperature: Annotated[float, Field(ge=0.0, le=2.0)] | None = None
     """0: always the most probable token; 1 (unset): the model's own distribution."""
     top_p: Probability | None = None
     """Sample from the most probable tokens that hold this share of the probability; unset: 1."""
     n: Annotated[int, Field(ge=1, le=MAX_TEXTS)] | None = None
     """Texts for each prompt; unset: 1. The i-th is drawn with seed + i."""
-    stop: StopString | Annotated[list[StopString], Field(max_length=4)] | None = None
-    """Up to four texts at which the answer ends; no part of one is ever in the answer."""
+    stop: StopString | Annotated[list[StopString], Field(max_length=16)] | None = None
+    """Up to sixteen texts at which the answer ends; no part of one is ever in the answer."""
     seed: Annotated[int, Field(ge=-(1 << 63), lt=1 << 63)] | None = None
     """The same seed and the same request give the same answer; unset: a new one each time."""
     stream: bool | None = None
@@ -68,6 +69,18 @@ class SamplingFields(_Model):
     """Without effect: nothing is stored."""
     service_tier: str | None = None
     """Without effect."""
+    safety_identifier: str | None = None
+    """Without effect."""
+    prompt_cache_key: str | None = None
+    """Without effect: the last prompt is always remembered."""
+    prompt_cache_retention: str | None = None
+    """Without effect."""
+    top_k: Literal[-1, 0] | None = None
+    """Other servers' field. Not served: -1, 0 or unset."""
+    min_p: Annotated[float, Field(ge=0.0, le=0.0)] | None = None
+    """Other servers' field. Not served: 0 or unset."""
+    repetition_penalty: Annotated[float, Field(ge=1.0, le=1.0)] | None = None
+    """Other servers' field. Not served: 1 or unset."""
 
     @property
     def stops(self) -> tuple[str, ...]:
@@ -79,6 +92,13 @@ class SamplingFields(_Model):
         """Whether a stream tells its usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
+    @model_validator(mode="before")
+    @classmethod
+    def _null_asks_for_nothing(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        return {name: value for name, value in values.items() if value is not None or name in cls.model_fields}
+
     @model_validator(mode="after")
     def _stream_options_need_a_stream(self) -> Self:
         if self.stream_options is not None and not self.stream:
@@ -89,12 +109,14 @@ class SamplingFields(_Model):
 class CompletionRequest(SamplingFields):
     """Continue a text."""
 
-    prompt: str | Annotated[list[str] | list[TokenId], Field(min_length=1)]
-    """A text, several texts, or the ids of one. A text begins a new document."""
+    prompt: str | Annotated[list[str] | list[TokenId] | list[Ids], Field(min_length=1)]
+    """A text, several texts, or the ids of one or of several. A text begins a new document."""
+    max_tokens: Annotated[int, Field(ge=0)] | None = None
+    """Most tokens to write for each text; unset: 16. 0 only with echo. More than is allowed is cut, and a note says so."""
     logprobs: Annotated[int, Field(ge=0, le=5)] | None = None
     """Tell each token's log-probability and those of so many most probable ones."""
-    echo: Literal[False] | None = None
-    """Not served."""
+    echo: bool | None = None
+    """Tell each prompt again before what follows it; with logprobs, also those of the prompt's tokens."""
     best_of: Literal[1] | None = None
     """Not served: 1 or unset."""
     suffix: Literal[""] | None = None
@@ -105,9 +127,9 @@ class CompletionRequest(SamplingFields):
         """The prompts, each a text or ids."""
         if isinstance(self.prompt, str):
             return [self.prompt]
-        if isinstance(self.prompt[0], str):
-            return self.prompt
-        return [self.prompt]
+        if isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return self.prompt
 
     @property
     def num_texts(self) -> int:
@@ -118,11 +140,15 @@ class CompletionRequest(SamplingFields):
     def _few_enough(self) -> Self:
         if self.num_texts > MAX_TEXTS:
             raise ValueError(f"{self.num_texts} texts are asked for (prompts times n); {MAX_TEXTS} is the limit of a request")
+        if self.max_tokens == 0 and not self.echo:
+            raise ValueError("max_tokens 0 asks for nothing; set echo to true, or ask for 1 or more")
         return self
 
 
-class TextPart(_Model):
-    """A part of a message's content."""
+class TextPart(BaseModel):
+    """A part of a message's content. Other fields, such as marks for a cache, are let be."""
+
+    model_config = ConfigDict(frozen=True, strict=True, use_attribute_docstrings=True)
 
     type: Literal["text"]
     """Only text is served."""
@@ -165,7 +191,8 @@ class ChatMessage(BaseModel):
     def as_message(self) -> Message:
         """The message for the chat template. Raises ValidationError."""
         parts = self.content if isinstance(self.content, list) else [TextPart(type="text", text=self.content or "")]
-        calls = [call.function.model_dump() for call in self.tool_calls or ()]
+        # some clients send a call without arguments back as an empty text
+        calls = [{"name": call.function.name, "arguments": call.function.arguments or "{}"} for call in self.tool_calls or ()]
         values: dict[str, Any] = {
             "role": "system" if self.role == "developer" else self.role,
             "content": "".join(part.text for part in parts),
@@ -205,7 +232,7 @@ class ChatRequest(SamplingFields):
     """Answer a conversation."""
 
     messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=1024)]
-    """The conversation so far; a system message can only be the first."""
+    """The conversation so far. Models here know one system message, at the start: later ones are joined to it."""
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
     """The newer name of max_tokens."""
     logprobs: bool | None = None
@@ -220,6 +247,15 @@ class ChatRequest(SamplingFields):
     """Without effect: the model decides."""
     response_format: ResponseFormat | None = None
     """Only {"type": "text"} is served."""
+    reasoning_effort: str | None = None
+    """Without effect: the model thinks as it was trained to."""
+    verbosity: str | None = None
+    """Without effect."""
+    modalities: Annotated[list[Literal["text"]], Field(min_length=1)] | None = None
+    """Only text is served."""
+    truncation: Literal["auto", "disabled"] | None = None
+    """auto: leave the oldest turns out where the conversation outgrows the context; unset: refuse it. A field of OpenAI's
+    Responses API, not of its chat completions."""
 
     @property
     def num_texts(self) -> int:
@@ -229,7 +265,12 @@ class ChatRequest(SamplingFields):
     @property
     def conversation(self) -> list[Message]:
         """The messages for the chat template; they were checked when the request was made."""
-        return [message.as_message() for message in self.messages]
+        messages = [message.as_message() for message in self.messages]
+        system = [message for message in messages if message.role == "system"]
+        if not system or system == messages[:1]:
+            return messages
+        joined = Message(role="system", content="\n\n".join(message.content for message in system))
+        return [joined, *(message for message in messages if message.role != "system")]
 
     @property
     def told_tools(self) -> list[dict[str, Any]] | None:
@@ -237,6 +278,20 @@ class ChatRequest(SamplingFields):
         if self.tool_choice == "none" or not self.tools:
             return None
         return [tool.model_dump(exclude_unset=True) for tool in self.tools]
+
+    @field_validator("tool_choice", mode="before")
+    @classmethod
+    def _no_call_can_be_forced(cls, value: Any) -> Any:
+        if value not in (None, "auto", "none"):
+            raise ValueError('no call can be forced here; send "auto", ask for the call in a message, and check the answer')
+        return value
+
+    @field_validator("response_format", mode="before")
+    @classmethod
+    def _no_form_can_be_forced(cls, value: Any) -> Any:
+        if isinstance(value, dict) and value.get("type") in ("json_object", "json_schema"):
+            raise ValueError("no form can be forced here; leave it out, ask for JSON in a message, and check the answer")
+        return value
 
     @model_validator(mode="after")
     def _can_be_rendered(self) -> Self:

@@ -1,5 +1,7 @@
 """`trainer serve`: the model in its thread, uvicorn in front of it, and an end that lets requests under way finish."""
 
+import asyncio
+import logging
 import os
 import signal
 import socket
@@ -15,15 +17,19 @@ from trainer.config import Config
 from trainer.errors import UsageError
 from trainer.inference.opening import open_model
 from trainer.inference.serving.app import make_app
+from trainer.inference.serving.connection import connections_with
 from trainer.inference.serving.desk import Desk, ServedModel
+from trainer.inference.serving.exchange import BODY_DEADLINE_S, STALL_S
 from trainer.inference.serving.guard import LOOPBACK_NAMES
 from trainer.inference.serving.metrics import Metrics
 from trainer.inference.serving.model_thread import ModelThread
+from trainer.inference.serving.places import Places
 from trainer.signals import StopRequest
 
 KEY_VARIABLE = "TRAINER_API_KEY"
 MIN_KEY_CHARS = 16
-MAX_CONNECTIONS = 512
+GIVE_UP_S = 3.0
+"""Clients get so long to read that the server is ending."""
 
 
 def serve(
@@ -42,20 +48,24 @@ def serve(
             created=int(time.time()),
             context_tokens=opened.context_tokens,
             vocab_size=opened.encoder.vocab_size,
+            num_parameters=config.model.num_parameters,
         )
         thread = ModelThread(opened.writer, on_failure=lambda: server.end())
         desk = Desk(model, config.serve, opened.encoder, thread, Metrics(model.name))
-        app = make_app(desk, key, LOOPBACK_NAMES if host in LOOPBACK_NAMES else None)
+        places = Places()
+        app = make_app(desk, key, LOOPBACK_NAMES if host in LOOPBACK_NAMES else None, places)
         address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         greeting = f"{model.name} of {opened.stage}, step {opened.step}, at {address}; Ctrl-C or SIGTERM ends it"
-        server = _Server(_uvicorn_config(app, config.serve.drain_s), greeting, stop)
+        server = _Server(_uvicorn_config(app, desk, places), greeting, stop, desk)
         _run(server, thread, listener, stop)
 
 
-def _uvicorn_config(app: Starlette, drain_s: float) -> uvicorn.Config:
+def _uvicorn_config(app: Starlette, desk: Desk, places: Places) -> uvicorn.Config:
+    # its warnings are one line for each bad request, which anybody can send
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
     return uvicorn.Config(
         app,
-        http="h11",
+        http=connections_with(places, BODY_DEADLINE_S + desk.limits.deadline_s + 2 * STALL_S),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -63,8 +73,6 @@ def _uvicorn_config(app: Starlette, drain_s: float) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=5,
-        timeout_graceful_shutdown=max(1, round(drain_s)),
-        limit_concurrency=MAX_CONNECTIONS,
     )
 
 
@@ -83,9 +91,9 @@ def _run(server: "_Server", thread: ModelThread, listener: socket.socket, stop: 
 class _Server(uvicorn.Server):
     """Takes SIGTERM and SIGINT over, and hands them back at its end."""
 
-    def __init__(self, config: uvicorn.Config, greeting: str, stop: StopRequest) -> None:
+    def __init__(self, config: uvicorn.Config, greeting: str, stop: StopRequest, desk: Desk) -> None:
         super().__init__(config)
-        self._greeting, self._stop = greeting, stop
+        self._greeting, self._stop, self._desk = greeting, stop, desk
 
     def end(self) -> None:
         """Drain and stop, as after a signal; from any thread."""
@@ -96,6 +104,21 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.should_exit = self.should_exit or self._stop.requested
         print(f"trainer: {self._greeting}", file=sys.stderr, flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let requests under way end; tell those that are not done in time, and then close what is left."""
+        loop, drain_s = asyncio.get_running_loop(), self._desk.limits.drain_s
+        loop.call_later(drain_s, self._desk.give_up)
+        loop.call_later(drain_s + GIVE_UP_S, self._drop)
+        await super().shutdown(sockets)
+        for let_go in (self._desk.give_up, self._drop):
+            if self.server_state.tasks:  # a second Ctrl-C: nothing is waited for
+                let_go()
+                await asyncio.wait(self.server_state.tasks, timeout=0.2)
+
+    def _drop(self) -> None:
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
 
 def api_key(host: str, environment: Mapping[str, str]) -> str | None:
