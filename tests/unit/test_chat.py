@@ -153,6 +153,27 @@ def test_a_message_is_checked_at_birth(value: dict[str, Any], rule: str) -> None
         Message.model_validate(value)
 
 
+@pytest.mark.parametrize(
+    ("content", "reasoning", "answer"),
+    [
+        ("<think>\nA deer?\n</think>\n\nYes.", "A deer?", "Yes."),
+        ("A deer?\n</think>\n\nYes.", "A deer?", "Yes."),  # the prompt ended with <think>
+        ("<think>\n\n</think>\n\nYes.", "", "Yes."),
+        ("  <think>a</think>Yes.", "a", "Yes."),
+    ],
+)
+def test_reasoning_in_an_answer_s_content_is_taken_apart_as_qwen3_does(
+    content: str, reasoning: str, answer: str, encoder: TextEncoder, hugging_face: Any
+) -> None:
+    values: list[dict[str, Any]] = [{"role": "user", "content": "Elk?"}, {"role": "assistant", "content": content}]
+    chat = render_chat([Message.model_validate(value) for value in values])
+    thought = f"<think>\n{reasoning}\n</think>\n\n" if reasoning else ""
+    assert chat.text == f"<|im_start|>user\nElk?<|im_end|>\n<|im_start|>assistant\n{thought}{answer}<|im_end|>\n"
+    assert chat.encode(encoder).ids == hugging_face.apply_chat_template(values, return_dict=False)
+    apart = [values[0], {"role": "assistant", "content": answer, "reasoning_content": reasoning}]
+    assert chat == render_chat([Message.model_validate(value) for value in apart])
+
+
 def test_a_system_message_comes_first_or_not_at_all() -> None:
     with pytest.raises(ValueError, match="message 2 has role system; only the first one can"):
         render_chat(messages_of(("user", "a"), ("system", "b")))
@@ -168,6 +189,7 @@ def read(tmp_path: Path, text: str, kind: RowKind | None = None) -> list[ChatLin
 
 ASK = '{"role": "user", "content": "a"}'
 ANSWER = '{"role": "assistant", "content": "b"}'
+CALL_IN_TEXT = '{"role": "assistant", "content": "<tool_call>{}</tool_call>"}'
 
 
 @pytest.mark.parametrize(
@@ -184,6 +206,22 @@ ANSWER = '{"role": "assistant", "content": "b"}'
         (f'{{"chosen": [{ASK}, {ANSWER}], "rejected": [{ASK}]}}', "pairs", "rejected: its last message must be an answer"),
         (f'{{"chosen": [{ASK}, {ANSWER}], "rejected": [{ANSWER}]}}', None, "chosen and rejected must be equal up to"),
         ("nonsense", None, "Invalid JSON"),
+        (
+            f'{{"conversations": [{ASK}, {{"role": "assistant", "content": "<think> cut off"}}]}}',
+            None,
+            "conversations[1]: content of role assistant holds <think>, which only the template may write; give what it enclos",
+        ),
+        (
+            f'{{"chosen": [{ASK}, {ANSWER}], "rejected": [{ASK}, {CALL_IN_TEXT}]}}',
+            None,
+            "rejected[1]: content of role assistant holds <tool_call>, which only the template may write; give what it "
+            "encloses as tool_calls",
+        ),
+        (
+            f'{{"conversations": [{ASK}, {{"role": "tool", "content": "<tool_response>5</tool_response>"}}, {ANSWER}]}}',
+            "prompts",
+            "conversations[1]: content of role tool holds <tool_response>",
+        ),
     ],
 )
 def test_a_bad_line_names_file_line_field_and_rule(tmp_path: Path, line: str, kind: RowKind | None, wanted: str) -> None:

@@ -14,7 +14,8 @@
 The form is Qwen3's and MiniMind's. `chat_template.jinja` beside this file says the same for Hugging Face's
 `apply_chat_template`; a property test holds both to the same ids. Content is stripped of blank space at both ends, so that an
 answer's first token never grows together with the line end before it. What looks like a special token in content is made text
-by an invisible blank.
+by an invisible blank. Reasoning that stands in an answer's content, `<think>...</think>` before the answer proper, is taken
+apart as Qwen3's template does.
 Reasoning stays in every turn, since a turn that is trained on must look as it did when it was written.
 """
 
@@ -94,6 +95,17 @@ class Message(_Part):
     name: str | None = None
     """OpenAI's name of a participant; the text does not show it."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_reasoning_apart(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or value.get("role") != "assistant" or value.get("reasoning_content") is not None:
+            return value
+        content = cls._join_parts(value.get("content"))
+        if not isinstance(content, str):
+            return value
+        reasoning, answer = split_reasoning(content)
+        return value if reasoning is None else value | {"reasoning_content": reasoning, "content": answer}
+
     @field_validator("content", mode="before")
     @classmethod
     def _join_parts(cls, value: Any) -> Any:
@@ -123,6 +135,27 @@ class Message(_Part):
             if getattr(self, field) and self.role != role:
                 raise ValueError(f"{field} belongs to role {role}, not {self.role}")
         return self
+
+
+def split_reasoning(content: str) -> tuple[str | None, str]:
+    """What stands before the first `</think>`, less a leading `<think>`, and what follows; None where there is no `</think>`."""
+    before, end, after = content.strip().partition(SPECIAL_TOKENS[END_THINK])
+    return (before.removeprefix(SPECIAL_TOKENS[THINK]), after) if end else (None, content)
+
+
+def check_markup(message: Message) -> None:
+    """Raises ValueError where content holds marks that a field of its own should hold: trained on, they would be mere text."""
+    names = {
+        "assistant": ((THINK, END_THINK, "reasoning_content"), (TOOL_CALL, END_TOOL_CALL, "tool_calls")),
+        "tool": ((TOOL_RESPONSE, END_TOOL_RESPONSE, "content without them"),),
+    }
+    for start, end, field in names.get(message.role, ()):
+        for token in (start, end):
+            if SPECIAL_TOKENS[token] in message.content:
+                raise ValueError(
+                    f"content of role {message.role} holds {SPECIAL_TOKENS[token]}, which only the template may write; "
+                    f"give what it encloses as {field}"
+                )
 
 
 def check_conversation(messages: Sequence[Message]) -> None:

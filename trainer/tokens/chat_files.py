@@ -16,7 +16,7 @@ import zstandard
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from trainer.corpus.reading import BadLine, bounded_lines, opened
-from trainer.tokens.chat import ChatIds, Message, check_conversation, render_chat
+from trainer.tokens.chat import ChatIds, Message, check_conversation, check_markup, render_chat
 from trainer.tokens.tokenizer import TextEncoder
 
 MAX_LINE_BYTES = 16 << 20
@@ -28,6 +28,16 @@ RowKind = Literal["conversations", "pairs", "prompts"]
 class _Row(BaseModel):
     # keys of a row beside the ones read here, such as an id, are nobody's mistake
     model_config = ConfigDict(frozen=True, extra="ignore")
+
+    @model_validator(mode="after")
+    def _marks_have_their_fields(self) -> Self:
+        for name in type(self).model_fields:
+            for place, message in enumerate(getattr(self, name)):
+                try:
+                    check_markup(message)
+                except ValueError as error:
+                    raise ValueError(f"{name}[{place}]: {error}") from None
+        return self
 
 
 class Conversation(_Row):
