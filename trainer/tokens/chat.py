@@ -138,7 +138,7 @@ class Message(_Part):
 
 
 def split_reasoning(content: str) -> tuple[str | None, str]:
-    """What stands before the first `</think>`, less a leading `<think>`, and what follows; None where there is no `</think>`."""
+    """What stands before the first `</think>`, less a leading `<think>`, and what follows; None without such an end."""
     before, end, after = content.strip().partition(SPECIAL_TOKENS[END_THINK])
     return (before.removeprefix(SPECIAL_TOKENS[THINK]), after) if end else (None, content)
 
