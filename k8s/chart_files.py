@@ -21,7 +21,7 @@ from k8s.value_parts import LARGEST_EXACT, SECRET_NAME, Part
 from k8s.values import RunFile
 from trainer.config import Config
 from trainer.config_loading import preset_names
-from trainer.config_section import NOT_IDENTITY, Section
+from trainer.config_section import ADDED_LATER, NOT_IDENTITY, Section
 
 CHART = Path("helm/pretrain-run")
 RULES_PAGE = Path("docs/rules.md")
@@ -179,6 +179,8 @@ def _identity_of(section: type[Section]) -> dict[str, Any]:
         if isinstance(extra, dict) and extra.get("identity") is NOT_IDENTITY["identity"]:
             continue
         nodes[name] = _node_of(field)
+        if isinstance(extra, dict) and extra.get("identity") == ADDED_LATER["identity"]:
+            nodes[name]["addedLater"] = True
     return nodes
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 NOT_IDENTITY = {"identity": False}
+ADDED_LATER = {"identity": "unless default"}
 
 _LARGEST = (1 << 63) - 1
 
@@ -27,7 +28,7 @@ def unidentified(default: Any) -> Any:
 
 def added_later(default: Any) -> Any:
     """A field that came with a later release: part of the run's identity where it is not at its default."""
-    return Field(default=default, json_schema_extra={"identity": "unless_default"})
+    return Field(default=default, json_schema_extra=dict(ADDED_LATER))
 
 
 class Section(BaseModel):
@@ -65,7 +66,7 @@ def _identity_items(section: Section) -> Iterator[tuple[str, Any]]:
         if isinstance(extra, dict) and extra.get("identity") is False:
             continue
         value = getattr(section, name)
-        if isinstance(extra, dict) and extra.get("identity") == "unless_default" and value == field.default:
+        if isinstance(extra, dict) and extra.get("identity") == ADDED_LATER["identity"] and value == field.default:
             continue
         if isinstance(value, Section):
             yield name, dict(_identity_items(value))

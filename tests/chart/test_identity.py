@@ -117,6 +117,16 @@ def test_where_a_run_runs_never_changes_the_hash(change: dict[str, Any]) -> None
     assert chart_hash(BASE | change) == chart_hash(BASE)
 
 
+def test_a_field_of_a_later_release_changes_the_hash_where_it_is_set_away_from_its_default() -> None:
+    def with_kl(value: bool) -> dict[str, Any]:
+        return BASE | {"trainer": BASE["trainer"] | {"grpo": {"kl_by_ratio": value}}}
+
+    assert chart_hash(with_kl(False)) == chart_hash(BASE)
+    assert chart_hash(with_kl(True)) != chart_hash(BASE)
+    config = config_of(with_kl(True)["trainer"], "test")
+    assert config.identity()["grpo"]["kl_by_ratio"] is True
+
+
 def test_every_other_value_has_been_thought_of() -> None:
     """A new key of the run file must be listed above as no part of the identity, or below as a part."""
     known = {key for change in WHERE_IT_RUNS for key in change}

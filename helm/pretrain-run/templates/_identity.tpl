@@ -1,7 +1,7 @@
 {{/*
 A run's identity: the values that determine its result, as JSON with sorted keys. files/trainer.json, generated from the trainer's
 models, names the identified fields and their defaults, so a default that is written out, the order of keys, comments, and
-everything about where a run runs leave the hash as it is. trainer.config's Config.identity() says the same of the trainer's part.
+everything about where a run runs leave the hash as it is. So does a field that a later release added, while it is at its default. trainer.config's Config.identity() says the same of the trainer's part.
 */}}
 
 {{- define "pretrain-run.hash" -}}
@@ -55,6 +55,10 @@ everything about where a run runs leave the hash as it is. trainer.config's Conf
       {{- $_ := set $result $name (include "pretrain-run.identified" (list $node.optional $part) | fromJson) -}}
     {{- else -}}
       {{- $_ := set $result $name nil -}}
+    {{- end -}}
+  {{- else if get $node "addedLater" -}}
+    {{- if and (hasKey $given $name) (ne (get $given $name | toRawJson) (toRawJson $node.default)) -}}
+      {{- $_ := set $result $name (get $given $name) -}}
     {{- end -}}
   {{- else if hasKey $given $name -}}
     {{- $_ := set $result $name (get $given $name) -}}
