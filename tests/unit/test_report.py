@@ -489,7 +489,10 @@ def test_the_headline_is_the_pretrained_model_s_with_its_own_tokens_and_the_tune
 def test_a_run_that_only_tunes_says_whose_its_headline_is() -> None:
     evaluated = Evaluated(step=40, bits_per_byte={"model": {"all": 2.5}}, stage="sft")
     story = story_of(replace(STARTED, stage="sft"), replace(step(40), stage="sft", tokens_seen=5_000), evaluated)
-    assert "Held-out bits per byte 2.500 the model after instruction tuning, after 5,000 tokens" in text_of(render_page(story))
+    text = text_of(render_page(story))
+    assert "Held-out bits per byte 2.500 the model after instruction tuning, after 5,000 tokens" in text
+    assert "Parameters 1.05 M" in text
+    assert "No step has been finished yet" not in text
 
 
 def chart_points(page: str, name: str) -> dict[str, list[list[float]]]:
