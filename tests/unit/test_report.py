@@ -495,6 +495,15 @@ def test_a_run_that_only_tunes_says_whose_its_headline_is() -> None:
     assert "No step has been finished yet" not in text
 
 
+def test_figures_of_an_evaluation_that_were_no_numbers_leave_a_whole_page() -> None:
+    nan = math.nan
+    measured = CheckpointMeasured(step=1, checkpoint="a", stage="sft", bits_per_byte={"all": nan, "rfc": 1.0}, samples={})
+    scores = {"model": {"all": nan}, "bigram": {"all": nan, "rfc": 2.0}}
+    events = [STARTED, measured, replace(measured, checkpoint="b", stage="dpo"), Evaluated(bits_per_byte=scores)]
+    lines = [json.loads(Record(1.0, "cafe", event).to_json()) for event in events]
+    assert "\u2013" in text_of(render_page(tell_story(parse_records(lines)[0], "demo")))
+
+
 def chart_points(page: str, name: str) -> dict[str, list[list[float]]]:
     """The points of each line of a chart."""
     (chart,) = re.findall(rf'<svg[^>]*data-chart="([^"]*)"[^>]*><title>{name}</title>', page)
