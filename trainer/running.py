@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from trainer.checkpoint.format import steps_in
 from trainer.checkpoint.named import bring_tokenizer
-from trainer.config import TRAINING_STAGES, WRITING_STAGES, Config, StageName, TrainingStage
+from trainer.config import TRAINING_STAGES, WRITING_STAGES, Config, StageName, TokenizerSection, TrainingStage
 from trainer.config_corpus import CorpusSection
 from trainer.cores import cores
 from trainer.corpus.finding import STANDARD_INPUT
@@ -249,6 +249,8 @@ def _tokenizer(session: Session, _tracker: Tracker) -> tuple[Summary, bool]:
     brought = bring_tokenizer(config, folder)
     encoder, made = make_tokenizer(config.tokenizer, config.model.vocab_size, folder.corpus, folder.tokenizer)
     summary: Summary = {"ids": encoder.vocab_size} | ({"taken_from": str(brought)} if brought else {})
+    if brought and config.tokenizer != TokenizerSection():
+        summary["note"] = "the config's tokenizer section is not used: the weights of init_from know their own tokenizer alone"
     if folder.corpus.exists():
         bytes_per_token = measure_by_source(folder.corpus, encoder)
         summary |= {f"bytes_per_token:{name}": round(value, 2) for name, value in bytes_per_token.items()}

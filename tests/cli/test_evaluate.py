@@ -9,6 +9,10 @@ import pytest
 
 from tests.support import ranks, runs
 from tests.support.data import write_config
+from trainer.evaluation.questions import SHOWN
+from trainer.tokens.chat import render_chat
+from trainer.tokens.chat_encoding import split_of
+from trainer.tokens.chat_files import ChatLine, Conversation, read_chat_file
 
 TASKS = [
     {"name": "word-class", "path": "box:wordnet-word-class.jsonl", "max_items": 20},
@@ -118,3 +122,26 @@ def test_a_checkpoint_of_another_tokenizer_is_refused(pretrained: Path, tmp_path
         assert processes.wait() == [65]
         assert "was trained with tokenizer ffffffffffff, but " in processes.text()
     assert not (tmp_path / "out").exists()
+
+
+def test_checkpoints_side_by_side_answer_the_same_held_out_questions(
+    pretrained: Path, small_data: Path, tmp_path: Path
+) -> None:
+    steps = [str(tmp_path / "run" / "checkpoints" / f"step-{step:08d}") for step in (4, 12)]
+    ranks.run_trainer("evaluate", "--config", str(pretrained), "--checkpoint", *steps, folder=tmp_path)
+    told = runs.events(tmp_path / "run", "checkpoint_measured")
+    assert [event["answers"] for event in told] == [entry["answers"] for entry in evaluation(tmp_path)["checkpoints"]]
+    asked = [[(each["question"], each["expected"]) for each in event["answers"]] for event in told]
+    assert asked[0] == asked[1]
+    assert len(set(asked[0])) == SHOWN
+    held_out = set()
+    for line in read_chat_file("dialogs", small_data / "raw-chat" / "dialogs.jsonl", "conversations"):
+        assert isinstance(line, ChatLine)
+        assert isinstance(line.row, Conversation)
+        if split_of(line.row, 0.1) == "held_out":
+            *before, last = line.row.conversations
+            held_out.add((render_chat(before, add_generation_prompt=True).text, last.content))
+    assert set(asked[0]) <= held_out
+    assert any(each["answer"] for each in told[1]["answers"])
+    ranks.run_trainer("report", "--config", str(pretrained), folder=tmp_path)
+    assert ">Answers</h2>" in (tmp_path / "run" / "report.html").read_text()

@@ -28,9 +28,16 @@ def test_a_new_run_on_other_text_goes_on_with_the_tokenizer_of_init_from(small_d
     assert own.read_bytes() == theirs.read_bytes()
     (finished,) = (each for each in runs.events(tmp_path / "run", "stage_finished", "tokenizer"))
     assert finished["summary"]["taken_from"] == str(small_data / "tokenizer")
+    assert "note" not in finished["summary"]
     assert runs.events(tmp_path / "run", "training_started", "pretrain")[0]["started_from"]
     first = runs.losses(tmp_path / "run")[1]
     assert first < runs.losses(base)[1] - 0.5  # the weights know this tokenizer's ids
+
+
+def test_settings_for_another_tokenizer_are_said_to_be_unused(small_data: Path, base: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path / "config.yaml", tmp_path / "run", init_from=str(base), tokenizer__min_frequency=9)
+    told = ranks.run_trainer("tokenizer", "--config", str(config), folder=tmp_path)
+    assert "the config's tokenizer section is not used: the weights of init_from know their own tokenizer alone" in told
 
 
 def test_a_run_of_conversations_alone_needs_no_tokenizer_stage(small_data: Path, base: Path, tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """The GGUF file, read back by llama.cpp's own reader."""
 
+import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,12 +11,14 @@ import numpy as np
 import pytest
 import torch
 
+from tests.support.data import write_config
+from tests.support.models import SMALL, model_of, save_run
 from trainer.config_loading import load_config
 from trainer.export.exporting import export
 from trainer.inference.loading import load_model
 from trainer.model.gpt import RotaryPositions, rotate
 from trainer.run_folder import RunFolder
-from trainer.tokens.tokenizer import SPECIAL_TOKENS, TOKENIZER_FILE, TextEncoder, _byte_alphabet
+from trainer.tokens.tokenizer import SPECIAL_TOKENS, TOKENIZER_FILE, TextEncoder, _byte_alphabet, chat_template
 
 
 def read(run: Path, out: Path, dtype: Any = "float32") -> gguf.GGUFReader:
@@ -106,6 +111,24 @@ def test_the_vocabulary_is_the_tokenizers(run: Path, tmp_path: Path) -> None:
     assert merged == tokens[len(SPECIAL_TOKENS) + 256 : encoder.vocab_size]
     ids = [found[f"tokenizer.ggml.{name}_token_id"] for name in ("bos", "eos", "padding")]
     assert (ids, found["tokenizer.ggml.add_bos_token"]) == ([1, 2, 0], False)
+
+
+def test_a_chat_template_that_an_older_version_left_in_the_run_is_renewed(small_data: Path, tmp_path: Path) -> None:
+    """llama.cpp's template reader knows no escapes like \\u200b."""
+    shutil.copytree(small_data / "tokenizer", tmp_path / "data" / "tokenizer")
+    stored = tmp_path / "data" / "tokenizer" / "tokenizer_config.json"
+    stored.write_text(json.dumps(json.loads(stored.read_bytes()) | {"chat_template": "{{- '\\\\u200b' -}}"}), encoding="utf-8")
+    config = load_config(write_config(tmp_path / "config.yaml", tmp_path / "data", model=SMALL.model_dump()))
+    save_run(config, model_of(SMALL, 16))
+    export(config, RunFolder.of(config), tmp_path / "hf", "hf", "float32")
+    whole = (tmp_path / "hf" / "chat_template.jinja").read_text(encoding="utf-8")
+    export(config, RunFolder.of(config), tmp_path / "gguf", "gguf", "float32")
+    in_file = values(gguf.GGUFReader(tmp_path / "gguf" / "small-float32.gguf"))["tokenizer.chat_template"]
+    assert (whole, in_file) == (chat_template(), chat_template(marks_answers=False))
+    for text in (whole, in_file):
+        assert "\u200b" in text
+        assert not re.search(r"\\(?!n)", text)  # line ends are the only escapes
+    assert "generation -" not in in_file
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -88,6 +88,13 @@ def test_tick_labels_are_short_and_exact(value: float, gap: float, largest: floa
     assert tick_label(value, gap, largest) == label
 
 
+@pytest.mark.parametrize("low", [2.0, 1_234_567.0, 1e-3])
+@pytest.mark.parametrize("span", [1e-2, 1e-4, 1e-6])
+def test_ticks_of_a_nearly_constant_value_have_different_labels(low: float, span: float) -> None:
+    labels = make_scale([low, low * (1 + span)], 0.0, 100.0).labels()
+    assert len(set(labels)) == len(labels) > 1, labels
+
+
 def test_thinning_keeps_extremes_ends_and_gaps() -> None:
     points = [(float(i), math.sin(i / 500)) for i in range(100_000)]
     points[41_234] = (41_234.0, 99.0)

@@ -489,7 +489,19 @@ def test_the_headline_is_the_pretrained_model_s_with_its_own_tokens_and_the_tune
 def test_a_run_that_only_tunes_says_whose_its_headline_is() -> None:
     evaluated = Evaluated(step=40, bits_per_byte={"model": {"all": 2.5}}, stage="sft")
     story = story_of(replace(STARTED, stage="sft"), replace(step(40), stage="sft", tokens_seen=5_000), evaluated)
-    assert "Held-out bits per byte 2.500 the model after instruction tuning, after 5,000 tokens" in text_of(render_page(story))
+    text = text_of(render_page(story))
+    assert "Held-out bits per byte 2.500 the model after instruction tuning, after 5,000 tokens" in text
+    assert "Parameters 1.05 M" in text
+    assert "No step has been finished yet" not in text
+
+
+def test_figures_of_an_evaluation_that_were_no_numbers_leave_a_whole_page() -> None:
+    nan = math.nan
+    measured = CheckpointMeasured(step=1, checkpoint="a", stage="sft", bits_per_byte={"all": nan, "rfc": 1.0}, samples={})
+    scores = {"model": {"all": nan}, "bigram": {"all": nan, "rfc": 2.0}}
+    events = [STARTED, measured, replace(measured, checkpoint="b", stage="dpo"), Evaluated(bits_per_byte=scores)]
+    lines = [json.loads(Record(1.0, "cafe", event).to_json()) for event in events]
+    assert "\u2013" in text_of(render_page(tell_story(parse_records(lines)[0], "demo")))
 
 
 def chart_points(page: str, name: str) -> dict[str, list[list[float]]]:

@@ -92,7 +92,13 @@ def test_the_report_opens_in_chromium_without_a_console_error() -> None:
         note_trouble(page, lambda url: url == f"file://{RUN}/report.html", messages)
         page.goto(f"file://{RUN}/report.html")
         headings = page.get_by_role("heading").all_inner_texts()
+        headline = page.get_by_role("region", name="Headline figures").inner_text()
+        links = page.get_by_role("navigation", name="Contents").get_by_role("link").all_inner_texts()
     assert messages == []
     assert headings[0].startswith("demo")
     tuned = {"Instruction tuning", "Reward model", "Preference optimisation", "Reinforcement by rewards"}
-    assert {"Learning", *tuned, "Evaluation", "Samples"} <= set(headings)
+    assert {"Learning", *tuned, "Evaluation", "Tasks", "Answers", "Samples"} <= set(headings)
+    assert set(links) <= set(headings)
+    bits = {stage: f"{entry['bits_per_byte']['all']:.3f}" for stage, entry in evaluated().items()}
+    figures = headline.split()
+    assert figures.index(bits["pretrain"]) < min(figures.index(bits[stage]) for stage in ("sft", "dpo", "grpo"))

@@ -43,19 +43,20 @@ def _questions(rows: TokenRows, encoder: TextEncoder, max_prompt_tokens: int) ->
         wanted = SHOWN // len(ranges) + (place < SHOWN % len(ranges))
         found = 0
         for row in dict.fromkeys(np.linspace(first, end - 1, 4 * wanted).round().astype(int).tolist()):
-            question = _first_question(rows, row, source, encoder)
+            question = _question(rows, row, source, encoder)
             if found < wanted and question is not None and len(question.prompt) <= max_prompt_tokens:
                 found += 1
                 yield question
 
 
-def _first_question(rows: TokenRows, row: int, source: str, encoder: TextEncoder) -> AskedQuestion | None:
-    """Of the first conversation in a row, the first answer and all before it."""
+def _question(rows: TokenRows, row: int, source: str, encoder: TextEncoder) -> AskedQuestion | None:
+    """Of the first conversation in a row, the last answer and all before it: the split goes by that."""
     inputs, targets, documents = (values[0] for values in rows.read(np.array([row])))
     counted = np.flatnonzero((targets != IGNORED) & (documents == 1))
     if not len(counted):
         return None
-    prompt = inputs[: counted[0] + 1].tolist()
-    answer = targets[counted].tolist()
+    last = np.split(counted, np.flatnonzero(np.diff(counted) > 1) + 1)[-1]
+    prompt = inputs[: last[0] + 1].tolist()
+    answer = targets[last].tolist()
     expected = answer[: answer.index(IM_END)] if IM_END in answer else answer
     return AskedQuestion(source, prompt, encoder.decode(prompt), encoder.decode(expected))

@@ -52,7 +52,8 @@ _LLAMA_CPP = (
 def model_card(config: Config, lineage: Lineage, evaluation: Mapping[str, Any] | None, form: Literal["hf", "gguf"]) -> str:
     """Markdown with the front matter of Hugging Face's hub. `evaluation` is RUN/evaluation.json of this checkpoint, if any."""
     sources = list(_sources(lineage))
-    front = {"library_name": "transformers", "pipeline_tag": "text-generation", "license": "other"}
+    front: dict[str, Any] = {"pipeline_tag": "text-generation", "license": "other"}
+    front |= {"library_name": "transformers"} if form == "hf" else {"tags": ["gguf"]}
     languages = list(dict.fromkeys(language for _, source in sources for language in _languages(source)))
     head = yaml.safe_dump(front | ({"language": languages} if languages else {}), sort_keys=False).strip()
     model = config.model

@@ -29,10 +29,15 @@ def columns(story: RunStory) -> list[Column]:
     """What was measured together, else the one model that was."""
     if story.measured:
         labels = labels_of_checkpoints(story)
-        return [Column(event.stage, labels[event.checkpoint], event.bits_per_byte) for event in story.measured]
+        return [Column(event.stage, labels[event.checkpoint], known(event.bits_per_byte)) for event in story.measured]
     if story.evaluated is None or MODEL not in story.evaluated.bits_per_byte:
         return []
-    return [Column(story.evaluated.stage, MODEL, story.evaluated.bits_per_byte[MODEL])]
+    return [Column(story.evaluated.stage, MODEL, known(story.evaluated.bits_per_byte[MODEL]))]
+
+
+def known(figures: Mapping[str, float | None]) -> dict[str, float]:
+    """Without those that were no number, which events tell as null."""
+    return {name: value for name, value in figures.items() if value is not None}
 
 
 def headline_column(story: RunStory) -> Column | None:

@@ -16,6 +16,7 @@ from trainer.tracking.report_columns import (
     best_of,
     columns,
     headline_column,
+    known,
     labels_of_checkpoints,
     marked,
 )
@@ -35,7 +36,7 @@ def evaluation(story: RunStory) -> Markup:
     shown = columns(story)
     if story.evaluated is None or not story.evaluated.bits_per_byte:
         return section("Evaluation", missing("Not evaluated yet;", "trainer evaluate"))
-    baselines = {name: figures for name, figures in story.evaluated.bits_per_byte.items() if name != MODEL}
+    baselines = {name: known(figures) for name, figures in story.evaluated.bits_per_byte.items() if name != MODEL}
     figures: dict[str, Mapping[str, float]] = {column.label: column.bits_per_byte for column in shown} | baselines
     sources = list(dict.fromkeys(source for by_source in figures.values() for source in by_source))
     sources.sort(key=lambda source: source == ALL)

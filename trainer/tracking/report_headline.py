@@ -36,7 +36,8 @@ def _quality_card(story: RunStory) -> Markup:
     chosen = headline_column(story)
     if chosen is not None and ALL in chosen.bits_per_byte:
         value = chosen.bits_per_byte[ALL]
-        bigram = (story.evaluated.bits_per_byte if story.evaluated is not None else {}).get("bigram", {}).get(ALL)
+        baselines = story.evaluated.bits_per_byte if story.evaluated is not None else {}
+        bigram = baselines.get("bigram", {}).get(ALL)
         others = [(each.stage, each.label, each.bits_per_byte.get(ALL)) for each in columns(story) if each != chosen]
         beside = _beside(story, others)
         whose = _whose(story, chosen.stage)

@@ -114,6 +114,8 @@ def _state_note(story: RunStory) -> str:
 
 
 def _learning(story: RunStory) -> Markup:
+    if _only_tunes(story):
+        return Markup("")
     if not story.steps and not story.validations:
         return _section("Learning", _missing("No step has been finished yet."))
     loss = [Series("training loss", points(story.steps, lambda event: event.loss))]
@@ -148,6 +150,8 @@ def _rows_note(story: RunStory) -> Markup:
 
 
 def _speed(story: RunStory) -> Markup:
+    if _only_tunes(story):
+        return Markup("")
     if not story.steps:
         return _section("Speed", _missing("No step has been finished yet."))
     steps = story.steps
@@ -159,6 +163,10 @@ def _speed(story: RunStory) -> Markup:
         axis = Axis("% of this machine's peak", "%", zero=True)
         charts.append(curve(steps, "Model FLOPs utilisation", axis, _mfu_percent))
     return _section("Speed", element("div", *charts, class_="thirds"))
+
+
+def _only_tunes(story: RunStory) -> bool:
+    return bool(story.tunings) and not story.steps and not story.validations
 
 
 def _mfu_percent(event: StepsDone) -> float:

@@ -58,7 +58,10 @@ class Tuning:
 
 @dataclass(frozen=True, slots=True)
 class RunStory:
-    """A run as the report tells it. `steps`, `skips` and `validations` hold one event a step, in order, of pretraining."""
+    """A run as the report tells it. `steps`, `skips` and `validations` hold one event a step, in order, of pretraining.
+
+    Starts, stops, saves and the check of the order are of pretraining, too, or of the first stage of a run without it.
+    """
 
     name: str
     config_text: str | None
@@ -113,25 +116,28 @@ def tell_story(records: Sequence[Record], name: str, config_text: str | None = N
     told = [record.event.stage for record in records if isinstance(record.event, StepsDone)]
     tunings = tuple(_tuning(records, stage) for stage in dict.fromkeys(told) if stage != _PRETRAIN)
     everything, records = records, [record for record in records if _stage_of(record.event) in (None, _PRETRAIN)]
+    # of a run that only tunes, how it went is told by its first stage
+    trains = told[0] if told and _PRETRAIN not in told else _PRETRAIN
+    of_training = [record for record in everything if _stage_of(record.event) in (None, trains)]
     return RunStory(
         name=name,
         config_text=config_text,
         records=tuple(everything),
         num_unknown=num_unknown,
         state=_state(everything),
-        training_s=_training_s(records),
-        starts=tuple(_all(records, TrainingStarted)),
+        training_s=_training_s(of_training),
+        starts=tuple(_all(of_training, TrainingStarted)),
         steps=tuple(_by_step(records, StepsDone)),
         skips=tuple(_by_step(records, StepSkipped)),
         validations=tuple(_by_step(records, Validated)),
         kills=tuple(_all(records, RankKilled)),
-        stops=tuple(_all(records, Preempting)),
-        saves=tuple(_all(records, CheckpointSaved)),
+        stops=tuple(_all(of_training, Preempting)),
+        saves=tuple(_all(of_training, CheckpointSaved)),
         evaluated=_last(records, Evaluated),
         scored=tuple(_of_last_evaluation(records, TaskScored)),
         measured=tuple(_of_last_evaluation(records, CheckpointMeasured)),
         samples=tuple(_latest_samples(records)),
-        order=_last(records, OrderChecked),
+        order=_last(of_training, OrderChecked),
         tunings=tunings,
     )
 

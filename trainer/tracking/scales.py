@@ -78,7 +78,7 @@ def tick_label(value: float, gap: float, largest: float) -> str:
     for least, factor, suffix in ((1e9, 1e9, "G"), (1e6, 1e6, "M"), (1e4, 1e3, "k")):
         if largest >= least:
             return _decimals(value / factor, gap / factor) + suffix
-    if gap < 0.99e-4:
+    if gap < 0.99e-4 and largest < 100 * gap:  # beside larger numbers, three digits would not tell two ticks apart
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
     return _decimals(value, gap)
@@ -126,6 +126,6 @@ def _log_range(low: float, high: float, num_ticks: int) -> tuple[float, float, t
 
 def _decimals(value: float, gap: float) -> str:
     digits = 0
-    while digits < 6 and abs(gap * 10**digits - round(gap * 10**digits)) > 1e-6 * 10**digits * gap:
+    while digits < 12 and abs(gap * 10**digits - round(gap * 10**digits)) > 1e-6 * 10**digits * gap:
         digits += 1
     return f"{value:,.{digits}f}"
