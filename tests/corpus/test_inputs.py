@@ -1,5 +1,6 @@
 """What is prepared is known again by the content of its raw text: moved or copied it goes on, edited it is refused."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,7 +15,7 @@ import yaml
 from tests.support.data import SMALL
 from tests.support.raw_text import documents, write_lines
 from trainer.config_corpus import CorpusSection
-from trainer.corpus.inputs import INPUTS
+from trainer.corpus.inputs import BLOCK_BYTES, INPUTS
 from trainer.corpus.preparing import prepare
 from trainer.errors import CorpusError
 
@@ -97,6 +98,21 @@ def test_every_other_change_is_named(raw: Path, name: str, is_older: bool) -> No
         found(raw)
 
 
+def test_the_hash_of_a_file_of_many_blocks_does_not_depend_on_how_it_was_cut(tmp_path: Path) -> None:
+    write_lines(tmp_path / "raw" / "lines" / "a.jsonl", [f"{number} " + "x" * 100_000 for number in range(130)])
+    write_lines(tmp_path / "raw" / "texts" / "a.jsonl", ["a text of its own"])
+    written = []
+    for number, unit_bytes in enumerate((1_000_003, 5_000_000, 100_000_000)):
+        corpus = tmp_path / f"corpus-{number}"
+        prepare(section(tmp_path / "raw", unit_bytes), corpus)
+        written.append((corpus / INPUTS).read_bytes())
+    assert written[0] == written[1] == written[2]
+    data = (tmp_path / "raw" / "lines" / "a.jsonl").read_bytes()
+    assert len(data) > 3 * BLOCK_BYTES
+    hashes = [hashlib.sha256(data[at : at + BLOCK_BYTES]).hexdigest() for at in range(0, len(data), BLOCK_BYTES)]
+    assert json.loads(written[0])["files"][0]["blocks_sha256"] == hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
 def test_what_an_earlier_version_prepared_is_done_before_and_after_a_move(raw: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (raw.parent / "corpus" / INPUTS).unlink()  # the only file that is new
     assert found(raw)
@@ -117,7 +133,7 @@ def test_an_unfinished_work_folder_of_an_earlier_version_is_gone_on_with(raw: Pa
         prepare(section(raw), corpus, Surroundings(stop))
     (unit,) = (raw.parent / "other.work" / "units").glob("*/unit.json")
     values = json.loads(unit.read_bytes())
-    assert values.pop("sha256")
+    assert values.pop("blocks")
     unit.write_text(json.dumps(values), encoding="utf-8")
     prepare(section(raw), corpus)
     assert prepare(section(raw), corpus)[1] is False

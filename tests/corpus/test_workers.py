@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from tests.support.data import SMALL
-from tests.support.jobs import always_dies, dies_once, is_odd, raises
+from tests.support.jobs import always_dies, dies_once, fills_the_memory, is_odd, raises
 from tests.support.raw_text import digests, documents, write_lines
 from trainer.corpus.workers import workers
 from trainer.errors import CorpusError, PeerLostError
@@ -48,6 +48,14 @@ def test_a_job_that_kills_every_worker_ends_the_stage_with_the_way_out(count: in
     )
     with pytest.raises(PeerLostError, match=message), workers(count, "test", "test.workers") as each:
         list(each(always_dies, range(5)))
+
+
+def test_a_job_for_which_memory_does_not_suffice_ends_the_stage_with_the_way_out() -> None:
+    with (
+        pytest.raises(PeerLostError, match=r"^test: memory ran out at piece 2 of 3; set test.workers below 2, or give it more"),
+        workers(2, "test", "test.workers") as each,
+    ):
+        list(each(fills_the_memory, range(3)))
 
 
 def test_what_a_job_raises_is_raised_here_and_a_mistake_of_ours_says_where() -> None:
@@ -134,9 +142,9 @@ def test_a_stage_goes_on_without_a_killed_worker_and_writes_the_same_bytes(
     assert f"{stage}: a process was killed by SIGKILL at piece 1 of " in said
     assert "; 2 of 3 processes go on\n" in said
     written, expected = (digests(each / "run" / result) for each in (folder, undisturbed))
-    names_its_input = "manifest.json" if stage == "prepare" else ""
+    name_their_input = ("manifest.json", "inputs.json") if stage == "prepare" else ()
     assert written.keys() == expected.keys()
-    assert [name for name in expected if written[name] != expected[name] and name != names_its_input] == []
+    assert [name for name in expected if written[name] != expected[name] and name not in name_their_input] == []
 
 
 @pytest.mark.parametrize(("stage", "key"), [("prepare", "corpus.workers"), ("encode", "tokens.workers")])

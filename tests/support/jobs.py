@@ -28,6 +28,10 @@ def always_dies(number: int) -> int:
     return number
 
 
+def fills_the_memory(number: int) -> int:
+    return len(bytearray(1 << 62)) if number == 1 else number
+
+
 def raises(number: int) -> int:
     if number == 1:
         raise CorpusError("piece 1 is bad")

@@ -1,6 +1,7 @@
 """The end of phase 3: the files of all shares in the corpus folder, the account, and the manifest that makes it whole."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,9 +22,13 @@ def assemble(
     inputs: dict[str, int],
     plan: WritePlan,
     written: Sequence[tuple[WriteJob, ShareResult]],
+    bad_lines: Mapping[int, str],
     folder: Path,
 ) -> CorpusManifest:
-    """Make a corpus of its shares. Raises CorpusError where nothing is left for training."""
+    """Make a corpus of its shares. Raises CorpusError where nothing is left for training.
+
+    `bad_lines` holds the first one of each source that has any.
+    """
     parts: list[Part] = []
     accounts: dict[str, SourceAccount] = {}
     beginnings: Beginnings = {}
@@ -40,8 +45,7 @@ def assemble(
         accounts[source.name] = tally.account(train_bytes, held_out_bytes, plan.repeats.get(source.name, 0.0))
     counts = {name: account.counts for name, account in accounts.items()}
     if not any(part.split == "train" for part in parts):
-        read = sum(each["read"] for each in counts.values())
-        raise CorpusError(f"corpus: no document is left for training of {read} read; {counts}")
+        raise CorpusError(_nothing_left(config, accounts, bad_lines))
     for job, _ in written:
         _move(job.folder, folder)
     account = Account(sources=accounts, clusters=plan.clusters.told(beginnings))
@@ -50,6 +54,23 @@ def assemble(
     manifest = CorpusManifest(settings=settings, inputs=inputs, parts=tuple(parts), counts=counts, rules=rules)
     write_manifest(folder, manifest)
     return manifest
+
+
+def _nothing_left(config: CorpusSection, accounts: Mapping[str, SourceAccount], bad_lines: Mapping[int, str]) -> str:
+    """What became of each source's documents, and the way out."""
+    told = []
+    for index, source in enumerate(config.sources):
+        counts, rules = accounts[source.name].counts, Counter(accounts[source.name].rules)
+        rules["held_out"] = counts["held_out"]
+        left_out = ", ".join(
+            f"{count} {rule}" for rule, count in rules.most_common(4) if count and not rule.startswith("read.")
+        )
+        words = [f"{counts['read']} documents read: {left_out}"] if counts["read"] else []
+        words += [f"{counts['bad']} could not be read, the first is {bad_lines[index]}"] if counts["bad"] else []
+        told.append(f"source {source.name}: {'; '.join(words) or 'its files are empty'}")
+    any_read = any(account.counts["read"] for account in accounts.values())
+    way_out = "change the rules that left them out, or add text" if any_read else "replace these files, or remove their sources"
+    return f"corpus: nothing is left to train on: {'; '.join(told)}; {way_out}"
 
 
 def _held_out(config: CorpusSection, source: str, files: Sequence[Path], folder: Path) -> list[Part]:

@@ -16,13 +16,14 @@ from trainer import __version__
 from trainer.config_corpus import CorpusSection
 from trainer.config_section import canonical_json
 from trainer.config_steps import StepsSection
-from trainer.corpus.inputs import piece_sha256
+from trainer.corpus.inputs import block_hashes
 from trainer.corpus.normalising import normalise
 from trainer.corpus.reading import BadLine, Document, PieceReader, Unwanted
 from trainer.corpus.signing import Signer
 from trainer.corpus.steps.build import Step, steps_of
 from trainer.corpus.steps.draft import Draft, Dropped
 from trainer.corpus.steps.extract import extract_html
+from trainer.corpus.steps.known_answers import check_interpreter
 from trainer.corpus.steps.near_duplicates import ALGORITHM
 from trainer.corpus.units import Unit
 from trainer.corpus.work import MAX_NOTED_BAD_LINES, Row, UnitFiles, UnitManifest, UnitWriter, new_unit
@@ -84,7 +85,7 @@ class _Cleaning:
     def run(self) -> UnitManifest:
         unit, config = self._job.unit, self._job.config
         source = config.sources[unit.source]
-        num_lines, digests = [], []
+        num_lines, hashes = [], []
         for place, piece in enumerate(unit.pieces):
             reader = PieceReader(source, piece.piece, config)
             for number, item in enumerate(reader):
@@ -97,7 +98,7 @@ class _Cleaning:
                 if self._bad > config.max_bad_lines:  # the stage will fail: no use in reading on
                     break
             num_lines.append(reader.num_lines)
-            digests.append(piece_sha256(piece.file.path, piece.start, piece.end or piece.file.size_bytes))
+            hashes.append(block_hashes(piece.file, piece.start, piece.end))
         return UnitManifest(
             key=self._job.key,
             number=unit.number,
@@ -110,7 +111,7 @@ class _Cleaning:
             bad=self._bad,
             kept=self._kept,
             bad_lines=tuple(self._bad_lines),
-            sha256=tuple(digests),
+            blocks=tuple(hashes),
         )
 
     def _no_document(self, place: int, item: BadLine | Unwanted) -> None:
@@ -162,6 +163,7 @@ def clean_document(config: CorpusSection, document: Document, language: str) -> 
 @lru_cache(maxsize=64)
 def steps_for(section: StepsSection, language: str) -> tuple[Step, ...]:
     """The configured steps for a source's language, built once a process. Raises CorpusError, MissingDependencyError."""
+    check_interpreter()  # a pipeline of datatrove comes in here
     return steps_of(section, language)
 
 

@@ -1,8 +1,9 @@
 """What a corpus was made from, so that text which was moved or copied is known again, and text which was edited is, too.
 
-    DATA/corpus/inputs.json     of each file its name below the folder of its source, size, time of change, hashes of its pieces
+    DATA/corpus/inputs.json     of each file its name below the folder of its source, size, time of change, hash
 
-A file of the same size and time counts as the same. One of another time is read and its hashes are compared, at 1 s per GB.
+A big file is read by several processes, so its hash is one over the hashes of blocks, which lie the same however it was cut.
+A file of the same size and time counts as the same. One of another time is read and its hash is compared, at 1 s per GB.
 """
 
 import hashlib
@@ -16,13 +17,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from trainer.config_corpus import CorpusSection
 from trainer.corpus.finding import STANDARD_INPUT, files_of
+from trainer.corpus.opening import unreadable
 from trainer.corpus.store import CorpusManifest
 from trainer.corpus.units import InputFile, Plan, input_files_of
 from trainer.corpus.work import UnitManifest
 from trainer.errors import CorpusError, StorageError
-from trainer.files import CHUNK_BYTES, write_json
+from trainer.files import write_json
 
 INPUTS = "inputs.json"
+BLOCK_BYTES = 4 << 20
 
 
 class InputRecord(BaseModel):
@@ -36,8 +39,8 @@ class InputRecord(BaseModel):
     path: str
     size_bytes: int
     changed_ns: int
-    pieces: tuple[tuple[int, str], ...] = ()
-    """Where each piece ends, and the SHA-256 of its bytes. Empty where a work folder of an older version was gone on with."""
+    blocks_sha256: str = ""
+    """SHA-256 over the SHA-256 of each block. Empty where a work folder of an older version was gone on with."""
 
     def holds(self, file: InputFile) -> bool:
         """Whether a file has the same content."""
@@ -45,10 +48,7 @@ class InputRecord(BaseModel):
             return False
         if file.changed_ns == self.changed_ns:
             return True
-        starts = (0, *(end for end, _ in self.pieces))
-        return all(
-            piece_sha256(file.path, start, end) == digest for start, (end, digest) in zip(starts, self.pieces, strict=False)
-        )
+        return not self.blocks_sha256 or _over(file, [block_hashes(file, 0, None)]) == self.blocks_sha256
 
 
 class Inputs(BaseModel):
@@ -61,17 +61,16 @@ class Inputs(BaseModel):
     @staticmethod
     def of(config: CorpusSection, plan: Plan, manifests: Sequence[UnitManifest]) -> "Inputs":
         """From the units as they were cleaned."""
-        pieces: dict[tuple[int, str], list[tuple[int, str]]] = {}
+        hashes: dict[tuple[int, str], list[str]] = {}
         files: dict[tuple[int, str], InputFile] = {}
         for unit, manifest in zip(plan.units, manifests, strict=True):
             for number, piece in enumerate(unit.pieces):
                 key = unit.source, piece.file.name
                 files[key] = piece.file
-                if manifest.sha256:
-                    pieces.setdefault(key, []).append((piece.end or piece.file.size_bytes, manifest.sha256[number]))
+                hashes.setdefault(key, []).append(manifest.blocks[number] if manifest.blocks else "")
         return Inputs(
             files=tuple(
-                _record(config.sources[source].name, file, tuple(pieces.get((source, name), ())))
+                _record(config.sources[source].name, file, _over(file, hashes[source, name]))
                 for (source, name), file in files.items()
                 if config.sources[source].path != STANDARD_INPUT
             )
@@ -89,26 +88,36 @@ class Inputs(BaseModel):
         write_json(corpus / INPUTS, self.model_dump(mode="json"))
 
 
-def _record(source: str, file: InputFile, pieces: tuple[tuple[int, str], ...]) -> InputRecord:
+def _record(source: str, file: InputFile, blocks_sha256: str) -> InputRecord:
     return InputRecord(
         source=source,
         name=file.name,
         path=str(file.path),
         size_bytes=file.size_bytes,
         changed_ns=file.changed_ns,
-        pieces=pieces,
+        blocks_sha256=blocks_sha256,
     )
 
 
-def piece_sha256(path: Path, start: int, end: int) -> str:
-    """The hash of some bytes of a file. Raises OSError."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        while start < end and (data := file.read(min(CHUNK_BYTES, end - start))):
-            digest.update(data)
-            start += len(data)
-    return digest.hexdigest()
+def block_hashes(file: InputFile, start: int, end: int | None) -> str:
+    """The SHA-256 of each block of a file that begins in [start, end), one after another. Raises UnreadableError."""
+    first = -(-start // BLOCK_BYTES) * BLOCK_BYTES
+    hashes = []
+    try:
+        with file.path.open("rb") as stream:
+            stream.seek(first)
+            for _ in range(first, file.size_bytes if end is None else end, BLOCK_BYTES):
+                hashes.append(hashlib.sha256(stream.read(BLOCK_BYTES)).hexdigest())
+    except OSError as error:
+        raise unreadable(file.path, error) from None
+    return "".join(hashes)
+
+
+def _over(file: InputFile, hashes: Iterable[str]) -> str:
+    """The hash over the hashes of all blocks; empty where some are not known."""
+    joined = "".join(hashes)
+    is_whole = len(joined) == 64 * -(-file.size_bytes // BLOCK_BYTES)
+    return hashlib.sha256(joined.encode()).hexdigest() if is_whole else ""
 
 
 def refuse_other_inputs(config: CorpusSection, settings: str, manifest: CorpusManifest, corpus: Path) -> None:
@@ -135,7 +144,7 @@ def refuse_other_inputs(config: CorpusSection, settings: str, manifest: CorpusMa
         (record.path for key, record in recorded.items() if key not in now),
         corpus,
     )
-    renewed = Inputs(files=tuple(_record(key[0], now[key], record.pieces) for key, record in recorded.items()))
+    renewed = Inputs(files=tuple(_record(key[0], now[key], record.blocks_sha256) for key, record in recorded.items()))
     if renewed != known:
         moves = zip((record.path for record in known.files), (record.path for record in renewed.files), strict=True)
         _tell_where(moves, corpus, "content")

@@ -4,6 +4,7 @@ A bomb is a file of a few kilobytes that unpacks to gigabytes. Memory is bounded
 time is bounded, because a file that unpacks to more than `MAX_RATIO` times its size is given up.
 """
 
+import errno
 import gzip
 import io
 import lzma
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import IO, Any
 
 import zstandard
+
+from trainer.errors import CorpusError
 
 COMPRESSED = (".gz", ".zst", ".xz")
 
@@ -38,8 +41,30 @@ class BombError(OSError):
     """A compressed file unpacks to far more than its size tells."""
 
 
+class UnreadableError(CorpusError):
+    """A file is there and cannot be read: for want of rights, or because it is gone, or the disk fails."""
+
+
+_WHY = {
+    errno.EACCES: "permission denied; let this user read it",
+    errno.EPERM: "permission denied; let this user read it",
+    errno.ENOENT: "it is gone, or a link that leads nowhere; put it back",
+    errno.EISDIR: "it is a folder; give a file",
+    errno.ELOOP: "it is a link that leads to itself; remove it",
+    errno.EIO: "the disk reports an input/output error; copy it to another one",
+    errno.ENAMETOOLONG: "the name is too long; give a shorter one",
+}
+
+
+def unreadable(file: Path, error: OSError, owner: str = "") -> UnreadableError:
+    """What to raise for a file that cannot be opened or read, though nothing is known to be wrong with its content."""
+    why = _WHY.get(error.errno or 0, f"{error.strerror or error}; see that this user can read it")
+    prefix = f"{owner}: " if owner else ""
+    return UnreadableError(f"{prefix}{file} cannot be read: {why}, or take it out of the source")
+
+
 DAMAGE = (OSError, EOFError, zlib.error, lzma.LZMAError, zstandard.ZstdError)
-"""What reading a file may raise that is damaged, hostile, or gone."""
+"""What reading a file may raise that is damaged or hostile; of OSError those without an errno: others are the system's word."""
 
 
 @contextmanager

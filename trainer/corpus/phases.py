@@ -17,6 +17,7 @@ from trainer.corpus.cleaning import CleanJob, clean_unit, unit_key
 from trainer.corpus.deduplicating import Units, find_duplicates
 from trainer.corpus.finding import STANDARD_INPUT
 from trainer.corpus.inputs import Inputs
+from trainer.corpus.opening import UnreadableError
 from trainer.corpus.repeated_lines import StripJob, find_repeated_lines, save_hashes, strip_key, strip_unit
 from trainer.corpus.shares import WritePlan, plan_key, plan_writing
 from trainer.corpus.steps.build import input_files
@@ -89,6 +90,8 @@ class Work:
         """What bad input leaves behind is of no use: the next try has other input or other settings."""
         try:
             yield
+        except UnreadableError:
+            raise  # the next try may read it
         except CorpusError:
             self._remove()
             raise
@@ -148,7 +151,9 @@ class Work:
         }
         with new_folder(self.corpus) as partial:
             Inputs.of(self.config, plan, manifests).write(partial)
-            manifest = assemble(self.config, self.settings, inputs, shares, list(zip(jobs, results, strict=True)), partial)
+            bad = _first_bad_lines(self.config, manifests)
+            written = list(zip(jobs, results, strict=True))
+            manifest = assemble(self.config, self.settings, inputs, shares, written, bad, partial)
         self._remove()
         return manifest
 
@@ -275,18 +280,34 @@ class _BadLines:
 
     def note(self, manifest: UnitManifest) -> None:
         """Take the next unit in order. Raises CorpusError."""
-        first_lines = []
-        for path, starts_file, num_lines in zip(manifest.paths, manifest.starts_file, manifest.num_lines, strict=True):
-            first_lines.append(0 if starts_file else self._base.get(path, 0))
-            self._base = {path: first_lines[-1] + num_lines}
-        for number, (piece, line, reason) in enumerate(manifest.bad_lines):
-            place = f"{manifest.paths[piece]}:{first_lines[piece] + line if line else 0}: {reason}"
+        for number, place in enumerate(self.told(manifest)):
             self._first = self._first or place
             if self._count + number < MAX_SHOWN_BAD_LINES:
                 print(place, file=sys.stderr)
         self._count += manifest.bad
         if self._count > self._limit:
             raise CorpusError(f"corpus.max_bad_lines {self._limit} is passed; the first bad line is {self._first}")
+
+    def told(self, manifest: UnitManifest) -> list[str]:
+        """The first bad lines of the next unit in order, with their places."""
+        first_lines = []
+        for path, starts_file, num_lines in zip(manifest.paths, manifest.starts_file, manifest.num_lines, strict=True):
+            first_lines.append(0 if starts_file else self._base.get(path, 0))
+            self._base = {path: first_lines[-1] + num_lines}
+        return [
+            f"{manifest.paths[piece]}:{first_lines[piece] + line if line else 0}: {reason}"
+            for piece, line, reason in manifest.bad_lines
+        ]
+
+
+def _first_bad_lines(config: CorpusSection, manifests: Sequence[UnitManifest]) -> dict[int, str]:
+    """The first bad line of each source that has one."""
+    bad_lines = _BadLines(config)
+    first: dict[int, str] = {}
+    for manifest in manifests:
+        for place in bad_lines.told(manifest):
+            first.setdefault(manifest.source, place)
+    return first
 
 
 def _num_workers(config: CorpusSection, num_units: int, size_bytes: int) -> int:

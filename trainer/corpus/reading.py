@@ -12,7 +12,7 @@ from typing import IO
 
 from trainer.config_corpus import CorpusSection, SourceSection
 from trainer.corpus.finding import BOX, JSON_LINES, PLAIN_TEXT, files_at, files_of, format_of
-from trainer.corpus.opening import DAMAGE, BombError, ZstdReader, opened
+from trainer.corpus.opening import DAMAGE, BombError, ZstdReader, opened, unreadable
 from trainer.corpus.readings import BadLine, Document, Item, Unwanted, bounded_lines
 from trainer.corpus.recoding import as_utf8
 from trainer.corpus.steps.draft import Dropped
@@ -67,6 +67,8 @@ class PieceReader:
         except BombError as error:
             yield BadLine(source.name, str(piece.file), 0, f"the file is not unpacked: {error}", "read.bomb")
         except DAMAGE as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise unreadable(piece.file, error, f"corpus.sources: source {source.name}") from None
             reason = f"the file breaks off or is damaged: {error}"
             yield BadLine(source.name, str(piece.file), 0, reason, "read.damaged")
 

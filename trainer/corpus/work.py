@@ -71,8 +71,8 @@ class UnitManifest(BaseModel):
     kept: int
     bad_lines: tuple[tuple[int, int, str], ...]
     """The first ones: piece, line in it, reason."""
-    sha256: tuple[str, ...] = ()
-    """Of the bytes of each piece; of a unit that an older version cleaned none is known."""
+    blocks: tuple[str, ...] = ()
+    """The hashes of each piece's blocks (inputs.py); of a unit that an older version cleaned none is known."""
 
 
 @dataclass(frozen=True, slots=True)

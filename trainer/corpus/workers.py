@@ -119,6 +119,8 @@ class _Pool:
                         self._bury(worker, f"{job + 1} of {len(jobs)}", is_hopeless=lost[job] == _MAX_LOST)
                         waiting.appendleft(job)
                         continue
+                    if isinstance(value, MemoryError):
+                        raise self._lost(f"memory ran out at piece {job + 1} of {len(jobs)}")
                     if not is_good:
                         raise value
                     results[job] = value
@@ -137,17 +139,20 @@ class _Pool:
         ended = worker.how_it_ended()
         self._workers.remove(worker)
         worker.pipe.close()
-        why = f"{self._stage}: a process was {ended} at piece {where}"
+        why = f"a process was {ended} at piece {where}"
         if ended.endswith("SIGKILL"):
             why += ", most likely because memory ran out"
         left = len(self._workers)
         if is_hopeless or not left:
             again = f", as {_MAX_LOST - 1} were before" if is_hopeless else f", as all other {self._count - 1} were"
-            raise PeerLostError(
-                f"{why}{again}; set {self._key} below {self._count}, or give it more memory, and start the same command again: "
-                "what is done stays"
-            )
-        print(f"{why}; {left} of {self._count} processes go on", file=sys.stderr)
+            raise self._lost(f"{why}{again}")
+        print(f"{self._stage}: {why}; {left} of {self._count} processes go on", file=sys.stderr)
+
+    def _lost(self, why: str) -> PeerLostError:
+        return PeerLostError(
+            f"{self._stage}: {why}; set {self._key} below {self._count}, or give it more memory, and start the same command "
+            "again: what is done stays"
+        )
 
 
 def _work(pipe: Connection) -> None:

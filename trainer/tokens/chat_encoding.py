@@ -124,10 +124,20 @@ def _write(
         counts[source.name] = dict(count)
         writers += [writer for split in SPLITS if (writer := of_split[split]).close()]
     if not any(writer.split == "train" for writer in writers):
-        raise CorpusError(
-            f"chat.{kind}: nothing is left for training; {counts}; raise chat.row_tokens {row_tokens}, or add rows"
-        )
+        raise CorpusError(_nothing_left(kind, counts, row_tokens))
     return _pack(row_tokens, kind, encoder, origin, counts, writers, folder)
+
+
+def _nothing_left(kind: RowKind, counts: dict[str, dict[str, int]], row_tokens: int) -> str:
+    told = []
+    for source, count in counts.items():
+        left_out = [f"{count[name]} {name}" for name in ("held_out", "duplicate", "too_long") if count[name]]
+        words = [f"{count['read']} rows read: {', '.join(left_out)}"] if count["read"] else []
+        words += [f"{count['bad']} lines could not be read"] if count["bad"] else []
+        told.append(f"source {source}: {'; '.join(words) or 'its files are empty'}")
+    any_long = any(count["too_long"] for count in counts.values())
+    way_out = f"raise chat.row_tokens {row_tokens}, or add rows" if any_long else "add rows"
+    return f"chat.{kind}: nothing is left to train on: {'; '.join(told)}; {way_out}"
 
 
 def _pack(

@@ -6,15 +6,14 @@
 Reading streams. A line that breaks a rule becomes a `BadLine` that names file, line, field and rule, for the caller to count.
 """
 
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
-import zstandard
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from trainer.corpus.opening import DAMAGE, unreadable
 from trainer.corpus.reading import BadLine, bounded_lines, opened
 from trainer.tokens.chat import ChatIds, Message, check_conversation, check_markup, render_chat
 from trainer.tokens.tokenizer import TextEncoder
@@ -124,7 +123,9 @@ def read_chat_file(source: str, file: Path, kind: RowKind | None = None) -> Iter
                         yield ChatLine(model.model_validate_json(line), str(file), number)
                     except ValidationError as error:
                         yield BadLine(source, str(file), number, _explained(error))
-    except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+    except DAMAGE as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise unreadable(file, error, f"chat: source {source}") from None
         yield BadLine(source, str(file), 0, f"the file breaks off or is damaged: {error}")
 
 
