@@ -213,7 +213,7 @@ def locked(path: Path, owner: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None
                 raise RunFolderError(f"{path.parent}: {holder} works in this folder; stop it, or choose another run_dir")
             time.sleep(0.05)
         file.truncate(0)
-        file.write(f"{owner}\n")
+        file.write(f"{owner}, pid {os.getpid()},\n")
         file.flush()
         yield
 

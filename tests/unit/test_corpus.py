@@ -181,7 +181,7 @@ def test_done_is_found_and_changed_input_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_left_and_too_many_bad_lines_leave_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="no document is left for training"):
+    with pytest.raises(CorpusError, match="corpus: nothing to train on: source "):
         prepare(corpus(tmp_path, {"a": ["x", "y"]}), tmp_path / "corpus")
     section = corpus(tmp_path, {"a": DOCUMENTS}, max_bad_lines=2)
     with (tmp_path / "a.jsonl").open("ab") as file:

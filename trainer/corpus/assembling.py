@@ -1,6 +1,6 @@
 """The end of phase 3: the files of all shares in the corpus folder, the account, and the manifest that makes it whole."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +13,14 @@ from trainer.corpus.work import zstd_lines
 from trainer.corpus.writing import HELD_OUT, ShareResult, WriteJob
 from trainer.errors import CorpusError
 from trainer.files import DISK, write_json
+
+
+def _why_nothing(source: str, counts: Mapping[str, int]) -> str:
+    """What became of a source's documents."""
+    lost = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in counts.items() if count and name != "read")
+    if not counts["read"]:
+        return f"source {source}: no document could be read" + (f" ({lost}); replace or remove its files" if lost else "")
+    return f"source {source}: {counts['read']} documents read ({lost}); look at the rules of corpus, or give more text"
 
 
 def assemble(
@@ -40,8 +48,7 @@ def assemble(
         accounts[source.name] = tally.account(train_bytes, held_out_bytes, plan.repeats.get(source.name, 0.0))
     counts = {name: account.counts for name, account in accounts.items()}
     if not any(part.split == "train" for part in parts):
-        read = sum(each["read"] for each in counts.values())
-        raise CorpusError(f"corpus: no document is left for training of {read} read; {counts}")
+        raise CorpusError(f"corpus: nothing to train on: {'; '.join(map(_why_nothing, counts, counts.values()))}")
     for job, _ in written:
         _move(job.folder, folder)
     account = Account(sources=accounts, clusters=plan.clusters.told(beginnings))

@@ -1,6 +1,7 @@
 """The files of a source: a path, a folder, a glob, the box, a data set of Hugging Face."""
 
 import glob
+import os
 from importlib import resources
 from pathlib import Path
 
@@ -53,9 +54,27 @@ def files_at(path: str, owner: str, kinds: tuple[str, ...] | None) -> list[Path]
             by_target.setdefault(entry.resolve(), entry.absolute())  # its own name tells the kind: caches link to bare hashes
     files = list(by_target.values())
     if not files:
-        listed = ", ".join(kinds or ["any kind"])
-        raise CorpusError(f"{owner}: no file at {path}; give a file, folder or glob of {listed} (also .gz, .zst, .xz)")
+        raise CorpusError(f"{owner}: {_why_none(path, kinds)}")
     return files
+
+
+def _why_none(path: str, kinds: tuple[str, ...] | None) -> str:
+    """Why a path gives no file, and the way out."""
+    listed = ", ".join(kinds or ["any kind"])
+    place = Path(path)
+    way_out = f"give a file, folder or glob of {listed} (also .gz, .zst, .xz)"
+    try:
+        if place.is_dir():
+            next(os.scandir(place), None)
+            return f"{path} is a folder without such files; {way_out}"
+        if place.is_file():
+            ending = "".join(place.suffixes) or "a name without an ending"
+            other = "set format: text, jsonl, html, warc or parquet" if kinds == ALL_KINDS else f"rename it to one of {listed}"
+            return f"{path} is there, but {ending} is not read; {other}"
+    except PermissionError:
+        return f"{path}: permission denied; the user who runs this must be able to read it"
+    start = "" if place.is_absolute() or ":" in path else f" (seen from {Path.cwd()})"
+    return f"no file at {path}{start}; {way_out}"
 
 
 def kind_of(file: Path) -> str:

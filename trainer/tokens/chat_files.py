@@ -15,6 +15,7 @@ from typing import Literal, Self
 import zstandard
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from trainer.config_messages import plain
 from trainer.corpus.reading import BadLine, bounded_lines, opened
 from trainer.tokens.chat import ChatIds, Message, check_conversation, render_chat
 from trainer.tokens.tokenizer import TextEncoder
@@ -57,6 +58,8 @@ class Pair(_Row):
                 raise ValueError(f"{name}: its last message must be an answer of the assistant")
         if self.chosen[:-1] != self.rejected[:-1]:
             raise ValueError("chosen and rejected must be equal up to their last message")
+        if self.chosen == self.rejected:
+            raise ValueError("chosen and rejected are equal, so there is nothing to prefer")
         return self
 
 
@@ -144,8 +147,8 @@ def _answers(message: Message) -> bool:
 
 
 def _explained(error: ValidationError) -> str:
-    """The first broken rule with its field, as in `conversations[1].role: Input should be ...`."""
+    """The first broken rule with its field, as in `conversations[1].role: must be ...`."""
     first = error.errors()[0]
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
-    rule = first["msg"].removeprefix("Value error, ")
+    rule = plain(first)
     return f"{field}: {rule}" if field else rule
