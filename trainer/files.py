@@ -224,7 +224,9 @@ def _try_lock(file: IO[str], path: Path) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        raise StorageError(f"{path}: this file system has no locks ({error.strerror}); mount it with flock") from None
+        raise StorageError(
+            f"{path}: this file system has no locks ({error.strerror}); choose another place, or mount it with locks"
+        ) from None
     return True
 
 

@@ -66,5 +66,5 @@ def test_nothing_to_write_and_a_folder_of_other_things_are_refused(config: Path,
         *command, "--set", "evaluate.tasks=[]", "--out", str(tmp_path / "new"), folder=tmp_path / "outputs"
     )
     assert processes.wait() == [2]
-    assert "none is of kind choice and form text" in processes.text()
+    assert "only kind choice in form text can be exported" in processes.text()
     assert not (tmp_path / "new").exists()

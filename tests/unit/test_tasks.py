@@ -95,7 +95,10 @@ def test_max_items_takes_the_first_ones(encoder: TextEncoder) -> None:
             '{"question": "q", "choices": ["a", "b"], "answer": 2}',
             r":2: answer 2 is not one of the 2 choices, which count from 0",
         ),
-        ('{"question": "q", "choices": ["a", "a"], "answer": 0}', r":2: choices: two are equal, so no answer is right alone"),
+        (
+            '{"question": "q", "choices": ["a", "a"], "answer": 0}',
+            r":2: choices: two of them are equal; a question",
+        ),
         ('{"choices": ["a", "b"], "answer": 0}', r":2: question: is missing"),
     ],
 )

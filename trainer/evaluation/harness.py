@@ -27,7 +27,9 @@ def export_tasks(config: Config, out: Path) -> list[str]:
     """
     tasks = [task for task in config.evaluate.tasks if (task.kind, task.form) == ("choice", "text")]
     if not tasks:
-        raise UsageError("evaluate.tasks: none is of kind choice and form text; name one, such as box:wordnet-choice.jsonl")
+        raise UsageError(
+            "evaluate.tasks: only kind choice in form text can be exported; name one, such as box:wordnet-choice.jsonl"
+        )
     if out.exists() and (not out.is_dir() or any(path.suffix not in (".yaml", ".jsonl") for path in out.iterdir())):
         raise UsageError(f"--out {out}: holds something else than tasks; choose a new folder, or remove it")
     items = {task.name: used_items(task, task_file(task), config)[0] for task in tasks}

@@ -43,7 +43,7 @@ class ChoiceItem(BaseModel):
         if self.answer >= len(self.choices):
             raise ValueError(f"answer {self.answer} is not one of the {len(self.choices)} choices, which count from 0")
         if len(set(self.choices)) < len(self.choices):
-            raise ValueError("choices: two are equal, so no answer is right alone")
+            raise ValueError("choices: two of them are equal; a question needs different ones")
         return self
 
 
