@@ -128,7 +128,7 @@ class Runs:
     def stop(self, run: Manifest) -> str:
         """Take its pods away, each with its grace period to save. It stays and can be resumed. Raises UsageError."""
         if is_finished(run):
-            raise UsageError(f"{run['metadata']['name']}: it has ended already")
+            raise UsageError(f"{run['metadata']['name']}: it has ended already, so there is nothing to stop")
         self._suspend(run, suspended=True)
         return f"{run['metadata']['name']}: stopping; it saves and keeps its place, `launcher resume` goes on"
 

@@ -43,7 +43,7 @@ def find_helm(environment: Mapping[str, str] = os.environ) -> Helm:
     wanted = environment.get(ENGINE_VARIABLE, "")
     binary = shutil.which("helm", path=environment.get("PATH"))
     if wanted not in ("", "binary", "package"):
-        raise RenderError(f"{ENGINE_VARIABLE}={wanted}: binary and package are known")
+        raise RenderError(f"{ENGINE_VARIABLE}={wanted}: set it to binary or package, or unset it")
     if binary is not None and wanted != "package":
         return HelmBinary(Path(binary))
     if wanted == "binary":
@@ -65,7 +65,9 @@ class HelmBinary:
                 command, input=json.dumps(values), capture_output=True, text=True, timeout=DEADLINE_S, check=False
             )
         except subprocess.TimeoutExpired:
-            raise RenderError(f"{self._path}: not done within {DEADLINE_S:.0f} s") from None
+            raise RenderError(
+                f"`{self._path} template` was not done within {DEADLINE_S:.0f} s; is the machine overloaded? try again"
+            ) from None
         if ended.returncode != 0:
             raise RenderError(_one_line(ended.stderr))
         return ended.stdout

@@ -30,7 +30,7 @@ def write_run(objects: Sequence[Manifest], folder: Path) -> tuple[Path, bool]:
     path = folder / f"{run_object(objects)['metadata']['name']}.yaml"
     if path.exists():
         if path not in run_files(folder):
-            raise RunFileError(f"{path}: is there, but does not hold this run; restore or remove it")
+            raise RunFileError(f"{path}: is there, but holds another run than its name says; restore it from Git, or remove it")
         return path, False
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +59,9 @@ def read_run(path: Path) -> list[Manifest]:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise RunFileError(f"{path}: cannot be read as manifests: {error}") from None
     if not all(_is_object(each) for each in documents):
-        raise RunFileError(f"{path}: holds something else than Kubernetes objects")
+        raise RunFileError(
+            f"{path}: holds something else than Kubernetes objects; give a file that `launcher render --out` wrote"
+        )
     return documents
 
 

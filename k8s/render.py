@@ -42,7 +42,7 @@ def render(run: Run, namespace: str, helm: Helm, chart: Path = CHART) -> tuple[M
     try:
         documents = [document for document in yaml.load_all(text, LOADER) if document]
     except yaml.YAMLError as error:
-        raise RenderError(f"the chart made no YAML of these values: {error}".replace("\n", " ")) from None
+        raise RenderError(f"the chart made something of these values that is not YAML: {error}".replace("\n", " ")) from None
     objects = [document for document in documents if _HOOK not in document["metadata"].get("annotations", {})]
     return tuple(sorted(objects, key=_place))
 
@@ -53,7 +53,7 @@ def run_object(objects: Sequence[Manifest]) -> Manifest:
         item for item in objects if item["kind"] in RUN_KINDS and "pretrain-run/hash" in item["metadata"].get("labels", {})
     ]
     if len(found) != 1:
-        raise RenderError(f"a run has one object of {', '.join(RUN_KINDS)}; here are {len(found)}")
+        raise RenderError(f"a rendered run has one object of {', '.join(RUN_KINDS)}, but here are {len(found)}; render it anew")
     return found[0]
 
 

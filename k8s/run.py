@@ -47,7 +47,7 @@ def load_run(file: Path, overrides: Sequence[str] = ()) -> Run:
             raise RunFileError(f"{where}: a run file needs a mapping `trainer`: the trainer's config (trainer config --show)")
         if isinstance(seed := trainer.get("seed"), int) and abs(seed) > LARGEST_EXACT:
             raise RunFileError(
-                f"{document.where(('trainer', 'seed')) or '--set'}: trainer.seed is above 2^53, where Helm rounds"
+                f"{document.where(('trainer', 'seed')) or '--set'}: trainer.seed is above 2^53, where Helm rounds: lower it"
             )
         for key in CHART_DECIDES:
             if key in trainer:

@@ -54,7 +54,7 @@ def volume_logs(cluster: Cluster, run: Manifest, timeout_s: float, rank: int | N
     name = pod["metadata"]["name"]
     if not any("persistentVolumeClaim" in volume for volume in pod["spec"]["volumes"]):
         raise ClusterError(
-            f"{run['metadata']['name']}: its pods are gone and storage.runs was no claim: the logs went with them"
+            f"{run['metadata']['name']}: its pods are gone, and without a volume (storage.runs) the logs went with them"
         )
     cluster.apply(pod)
     try:

@@ -17,11 +17,13 @@ from typing import TYPE_CHECKING, NoReturn
 from trainer.command_line import make_parser
 from trainer.command_parser import any_terminal, completion_script, say, told
 from trainer.config import Config, StageName
+from trainer.config_help import explain_key, starter
 from trainer.config_loading import config_schema, dump_config, load_config
 from trainer.config_text import STANDARD_INPUT
 from trainer.elastic.speech import LOG_VARIABLE, divert, note_end
 from trainer.errors import CheckpointError, RunFolderError, TrainerError, UsageError
 from trainer.events import Failed, Record
+from trainer.files import write_file
 from trainer.planning.hardware import Cluster, gpu_named, link_named
 from trainer.planning.job import Job
 from trainer.planning.measured import compare
@@ -93,10 +95,22 @@ def _command(options: argparse.Namespace, call: _Call) -> None:
     if options.command == "plan" and options.compare:
         _print_comparison(as_json=options.json)
         return
+    if options.command == "init":
+        _init(options)
+        return
+    if options.command == "config" and options.explain and options.config is None and options.preset is None:
+        print("\n".join(explain_key(load_config(None, options.set), options.explain)))
+        return
+    if options.command == "status" and options.run is not None:
+        options.config = options.run / "config.yaml"
     config = _config(options)
     _check_options(config, options, call)
     if options.command == "plan":
         _print_plan(config, options)
+    elif options.command == "config" and options.explain:
+        print("\n".join(explain_key(config, options.explain)))
+    elif options.command in ("status", "validate"):
+        _look(config, options, call)
     elif options.command == "config":
         print(dump_config(config), end="")
     elif options.command == "tokenizer" and options.action == "inspect":
@@ -144,6 +158,34 @@ def _command(options: argparse.Namespace, call: _Call) -> None:
             run_stage(session, options.command)
         if options.command == "evaluate" and options.json and world.is_first:
             print(session.folder.evaluation.read_text(encoding="utf-8"), end="")
+
+
+def _init(options: argparse.Namespace) -> None:
+    """Write a config to start from. Raises UsageError rather than writing over a file."""
+    text = starter(options.preset)
+    if options.file is None:
+        print(text, end="")
+        return
+    if options.file.exists():
+        raise UsageError(f"{options.file}: is there already; choose another name, or remove it")
+    write_file(options.file, text.encode())
+    say(f"trainer: {options.file} written; look into it, then: trainer run -c {options.file}")
+
+
+def _look(config: Config, options: argparse.Namespace, call: _Call) -> None:
+    """Tell of a run without changing it. Raises what the run would end with."""
+    from trainer.overview import Overview
+
+    if options.command == "validate":
+        from trainer.preflight import check_run
+
+        world = World.of(call.environment)
+        processes = max(world.size, config.launch.processes)
+        check_run(config, config.stages, processes, processes, alone=False)
+    overview = Overview.of(config)
+    print(overview.to_json() if getattr(options, "json", False) else "\n".join(overview.lines()))
+    if options.command == "validate":
+        say(f"trainer: all that {', '.join(config.stages)} need is there")
 
 
 def _check_options(config: Config, options: argparse.Namespace, call: _Call) -> None:

@@ -57,6 +57,9 @@ def make_parser() -> Parser:
     command = commands.add_parser("config", parents=[shared], help=config_help, description=config_help)
     command.add_argument("--show", action="store_true", help="print the resolved config as YAML (the default)")
     command.add_argument("--schema", action="store_true", help="print the JSON schema")
+    explain_help = "tell what one key is, may be and is set to, such as pretrain.optimizer.lr"
+    command.add_argument("--explain", metavar="KEY", help=explain_help)
+    _add_looking(commands, shared)
     _add_talking(commands, shared)
     _add_export(commands, shared)
     _add_export_tasks(commands, shared)
@@ -70,6 +73,19 @@ def make_parser() -> Parser:
     command.add_argument("--json", action="store_true", help="print JSON to stdout instead of a table")
     add_completion(commands)
     return parser
+
+
+def _add_looking(commands: "argparse._SubParsersAction[Parser]", shared: Parser) -> None:
+    init_help = "write a commented config to start from; without FILE to stdout"
+    command = commands.add_parser("init", help=init_help, description=init_help)
+    command.add_argument("file", nargs="?", type=Path, metavar="FILE", help="a new file")
+    command.add_argument("--preset", default="tiny", choices=preset_names(), metavar="NAME", help="what it builds on")
+    validate_help = "look whether all that the config's stages need is there; changes nothing"
+    commands.add_parser("validate", parents=[shared], help=validate_help, description=validate_help)
+    status_help = "tell how far a run is, from its folder"
+    command = commands.add_parser("status", parents=[shared], help=status_help, description=status_help)
+    command.add_argument("run", nargs="?", type=Path, metavar="RUN", help="a run folder, instead of a config")
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def _add_preparing(command: argparse.ArgumentParser) -> None:

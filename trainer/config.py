@@ -134,13 +134,17 @@ class ModelSection(Section):
             nearest = nearest_divisors(self.hidden_size, self.num_heads)
             raise ValueError(f"num_heads {self.num_heads} does not divide hidden_size {self.hidden_size}; nearest: {nearest}")
         if self.head_size % 2:
-            raise ValueError(f"hidden_size / num_heads is {self.head_size}; rotary positions need an even number")
+            raise ValueError(
+                f"hidden_size / num_heads is {self.head_size}; rotary positions need an even number: change num_heads"
+            )
         if self.num_heads % self.num_kv_heads:
             nearest = nearest_divisors(self.num_heads, self.num_kv_heads)
             raise ValueError(f"num_kv_heads {self.num_kv_heads} does not divide num_heads {self.num_heads}; nearest: {nearest}")
         if self.vocab_size < NUM_SPECIAL_TOKENS + NUM_BYTES:
             least = NUM_SPECIAL_TOKENS + NUM_BYTES
-            raise ValueError(f"vocab_size {self.vocab_size} is below {least}: {NUM_SPECIAL_TOKENS} reserved ids and 256 bytes")
+            raise ValueError(
+                f"vocab_size {self.vocab_size} is below {least}: {NUM_SPECIAL_TOKENS} reserved ids and 256 bytes; raise it"
+            )
         return self
 
 
@@ -366,15 +370,21 @@ class Config(Section):
             )
         if self.tokens.row_tokens > self.model.max_positions:
             raise ValueError(
-                f"tokens.row_tokens {self.tokens.row_tokens} is above model.max_positions {self.model.max_positions}"
+                f"tokens.row_tokens {self.tokens.row_tokens} is above model.max_positions {self.model.max_positions}; "
+                "lower the first, or raise the second"
             )
         if self.chat_row_tokens > self.model.max_positions:
-            raise ValueError(f"chat.row_tokens {self.chat_row_tokens} is above model.max_positions {self.model.max_positions}")
+            raise ValueError(
+                f"chat.row_tokens {self.chat_row_tokens} is above model.max_positions {self.model.max_positions}; "
+                "lower the first, or raise the second"
+            )
         for stage in TRAINING_STAGES:
             self._check_training(stage)
         for kill in self.launch.kill:
             if kill.rank >= self.launch.processes or self.launch.processes == 1:
-                raise ValueError(f"launch.kill names rank {kill.rank}; with launch.processes 2 or more, ranks start at 0")
+                count = self.launch.processes
+                ranks = f"ranks are 0 to {count - 1}" if count > 1 else "nobody is there to go on; raise it to 2 or more"
+                raise ValueError(f"launch.kill names rank {kill.rank}, but with launch.processes {count} {ranks}")
         return self
 
     def _check_training(self, stage: TrainingStage) -> None:
@@ -387,7 +397,7 @@ class Config(Section):
         if tokens_per_step >= MAX_TOKENS_PER_STEP:
             raise ValueError(
                 f"{stage}.global_batch {section.global_batch} x {row_name} {row_tokens} is "
-                f"{tokens_per_step} tokens a step; it must stay below {MAX_TOKENS_PER_STEP}"
+                f"{tokens_per_step} tokens a step; it must stay below {MAX_TOKENS_PER_STEP}: lower {stage}.global_batch"
             )
         if (
             self.engine.kind == "deepspeed"
@@ -426,5 +436,5 @@ class Config(Section):
         if answers >= MAX_TOKENS_PER_STEP:
             raise ValueError(
                 f"grpo.global_batch x group_size x max_tokens is {answers} tokens a step; it must stay below "
-                f"{MAX_TOKENS_PER_STEP}"
+                f"{MAX_TOKENS_PER_STEP}: lower one of the three"
             )

@@ -121,5 +121,7 @@ class CorpusSection(Section):
             raise ValueError(f"source {unweighted[0]} has no weight, but others have; give one to each source or to none")
         for source in self.sources:
             if source.weight is None and source.max_repeats > 1:
-                raise ValueError(f"source {source.name}: max_repeats {source.max_repeats} has no effect without a weight")
+                raise ValueError(
+                    f"source {source.name}: max_repeats {source.max_repeats} has no effect without a weight; give one"
+                )
         return self

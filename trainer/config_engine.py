@@ -73,5 +73,7 @@ class EngineSection(Section):
     @model_validator(mode="after")
     def _kind_can(self) -> Self:
         if self.kind != "ddp" and self.bucket_mb is not None:
-            raise ValueError(f"bucket_mb is a setting of kind ddp; the kind is {self.kind}, which overlaps by itself")
+            raise ValueError(
+                f"bucket_mb is a setting of kind ddp; the kind is {self.kind}, which overlaps by itself: remove it"
+            )
         return self

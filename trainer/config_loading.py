@@ -91,7 +91,7 @@ def _trainer_part(document: Document) -> Document:
         return document
     part = document.values["trainer"] or {}
     if not isinstance(part, dict):
-        raise ConfigError(f"{document.where(('trainer',))}: trainer must be a mapping of sections")
+        raise ConfigError(f"{document.where(('trainer',))}: trainer must be a section of keys: the trainer's config")
     lines = {path[1:]: line for path, line in document.lines.items() if path[0] == "trainer"}
     return Document(part, document.origin, lines)
 
@@ -100,7 +100,7 @@ def parse_override(text: str) -> tuple[list[str], Any]:
     """Path and value of `section.key=value`. Raises ConfigError."""
     name, equals, value = text.partition("=")
     if not equals or not name:
-        raise ConfigError(f"--set {_cut(text)}: expected section.key=value")
+        raise ConfigError(f"--set {_cut(text)}: expected section.key=value, for example pretrain.epochs=2")
     try:
         return name.split("."), load_yaml(value)
     except Mistake as mistake:

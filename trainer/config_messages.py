@@ -43,6 +43,10 @@ def plain(error: Mapping[str, Any]) -> str:
         return message
     if kind == "missing":
         return "is missing"
+    if kind == "json_invalid":
+        return f"is not JSON: {context.get('error', message)}"
+    if kind == "extra_forbidden":
+        return "unknown key"
     if kind in _LISTS:
         key = error["loc"][-1] if error["loc"] else ""
         example = f", for example {key}: [{_example(value)}]" if isinstance(key, str) and not isinstance(value, dict) else ""

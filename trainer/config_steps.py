@@ -40,7 +40,7 @@ class LanguageSection(Section):
     @model_validator(mode="after")
     def _keep_has_effect(self) -> Self:
         if self.keep and not self.identify:
-            raise ValueError("keep has no effect without identify: true")
+            raise ValueError("keep has no effect without identify: true; set it, or remove keep")
         return self
 
 

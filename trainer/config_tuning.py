@@ -104,7 +104,7 @@ class TuningSection(TrainingSection):
     @model_validator(mode="after")
     def _adapters_go_by_adamw(self) -> "TuningSection":
         if self.lora is not None and self.optimizer.kind == "muon":
-            raise ValueError("lora works with optimizer.kind adamw: a thin matrix has no orthogonal update")
+            raise ValueError("lora works with optimizer.kind adamw: a thin matrix has no orthogonal update; set optimizer.kind")
         return self
 
 
@@ -143,7 +143,7 @@ class DpoSection(TuningSection):
     @model_validator(mode="after")
     def _smoothing_fits(self) -> "DpoSection":
         if self.loss == "ipo" and self.label_smoothing:
-            raise ValueError("label_smoothing is a setting of loss sigmoid; the loss is ipo")
+            raise ValueError("label_smoothing is a setting of loss sigmoid; the loss is ipo: remove one of them")
         return self
 
 

@@ -34,7 +34,10 @@ def missing(module: str, needed_for: str = "", way_out: str = "") -> MissingDepe
     """The line for a module of EXTRA_OF that is not there."""
     what = f"{needed_for} needs {module}, which is" if needed_for else f"{module} is"
     behind = f", {way_out}" if way_out else ""
-    return MissingDependencyError(f"{what} not installed: pip install 'pretrain-run[{EXTRA_OF[module]}]'{behind}")
+    install = "pip install"
+    if module == "deepspeed":  # it has no wheel, and its build imports torch
+        install = "DS_BUILD_OPS=0 pip install --no-build-isolation"
+    return MissingDependencyError(f"{what} not installed: {install} 'pretrain-run[{EXTRA_OF[module]}]'{behind}")
 
 
 def require(module: str, needed_for: str = "", way_out: str = "") -> None:

@@ -305,7 +305,7 @@ def locked(path: Path, owner: str, wait_s: float = LOCK_WAIT_S) -> Iterator[None
                 raise RunFolderError(f"{path.parent}: {holder} works in this folder; stop it, or choose another run_dir")
             time.sleep(0.05)
         file.truncate(0)
-        file.write(f"{owner}\n")
+        file.write(f"{owner}, pid {os.getpid()},\n")
         file.flush()
         yield
 
@@ -316,7 +316,9 @@ def _try_lock(file: IO[str], path: Path) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        raise StorageError(f"{path}: this file system has no locks ({error.strerror}); mount it with flock") from None
+        raise StorageError(
+            f"{path}: this file system has no locks ({error.strerror}); choose another place, or mount it with locks"
+        ) from None
     return True
 
 

@@ -97,7 +97,9 @@ class RunFolder:
         try:
             other = load_config(self.config)
         except ConfigError as error:
-            raise RunFolderError(f"{self.config}: of another version, or damaged ({error}); choose another run_dir") from None
+            raise RunFolderError(
+                f"{self.config}: was written by another version, or is damaged ({error}); choose another run_dir"
+            ) from None
         differing = _differences(other.identity(), config.identity())
         if differing:
             raise RunFolderError(

@@ -310,7 +310,7 @@ def test_files_are_read_by_the_library_bit_for_bit_and_other_models_are_named(tm
     target = {"x": torch.zeros(3, 4), "scalar": torch.zeros(())}
     load_tensors(file, target)
     assert torch.equal(target["x"], values[MODEL_FILE]["x"])
-    with pytest.raises(CheckpointError, match="belongs to another model: y is only on one side"):
+    with pytest.raises(CheckpointError, match="belongs to another model: the weight y is in one of the two only"):
         load_tensors(file, {**target, "y": torch.zeros(1)})
     with pytest.raises(CheckpointError, match=r"x has shape \(3, 4\), not \(4, 3\)"):
         load_tensors(file, {"x": torch.zeros(4, 3), "scalar": torch.zeros(())})

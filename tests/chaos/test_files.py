@@ -296,9 +296,9 @@ def test_a_second_process_is_refused_by_name_until_the_first_one_dies(tmp_path: 
         with pytest.raises(RunFolderError) as raised, locked(lock, "me"):
             pass
         assert str(raised.value) == (
-            f"{lock.parent}: process 42 on host-a works in this folder; stop it, or choose another run_dir"
+            f"{lock.parent}: process 42 on host-a, pid {holder.pid}, works in this folder; stop it, or choose another run_dir"
         )
         holder.kill()  # no chance to clean up: the kernel frees the lock
         holder.wait(timeout=30)
     with locked(lock, "me"):
-        assert lock.read_text() == "me\n"
+        assert lock.read_text() == f"me, pid {os.getpid()},\n"

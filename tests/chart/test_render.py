@@ -272,7 +272,7 @@ def test_a_damaged_file_of_a_run_is_not_taken_for_the_run(tmp_path: Path) -> Non
     file.write_text("")
     again = launcher("render", "-f", str(FILES["laptop"]), "--out", str(tmp_path))
     assert again.returncode == 65
-    assert f"{file}: is there, but does not hold this run; restore or remove it" in again.stderr
+    assert f"{file}: is there, but holds another run than its name says; restore it from Git, or remove it" in again.stderr
 
 
 def test_numbers_with_an_exponent_mean_the_same_to_helm_and_trainer(tmp_path: Path) -> None:

@@ -75,7 +75,9 @@ def test_wrong_command_line(tmp_path: Path) -> None:
 def test_missing_text(tmp_path: Path) -> None:
     config = write_config(tmp_path / "config.yaml", tmp_path / "data", corpus__sources=[{"name": "a", "path": "no/such"}])
     line = fails(tmp_path, 65, "prepare", "--config", str(config))
-    assert line.startswith("trainer: corpus.sources: source a: no file at no/such; give a file, folder or glob of .jsonl")
+    assert line.startswith(
+        f"trainer: corpus.sources: source a: no file at no/such (seen from {Path.cwd()}); give a file, folder"
+    )
     assert not (tmp_path / "data").exists()
 
 

@@ -131,7 +131,7 @@ def _run_under_agent(config: str) -> None:
         (
             "deepspeed",
             {"engine__kind": "deepspeed", "stages": ["prepare", "pretrain"]},
-            "engine.kind deepspeed needs deepspeed, which is not installed: pip install 'pretrain-run[deepspeed]'",
+            "engine.kind deepspeed needs deepspeed, which is not installed: DS_BUILD_OPS=0 pip install --no-build",
         ),
         ("ftfy", {"corpus__steps": {"repair": True}}, "corpus.steps.repair needs ftfy, which is not installed: pip install"),
         ("rensa", {"corpus__near_duplicates": {"enabled": True}}, "corpus.near_duplicates needs rensa, which is not installed"),

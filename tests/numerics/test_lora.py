@@ -82,5 +82,5 @@ def test_a_run_saves_adapters_alone_and_whoever_loads_it_gets_them_merged(small_
     ranks.run_trainer("dpo", "--config", str(dpo), folder=folder)
     assert runs.events(folder / "dpo", "steps_done", "dpo")[0]["figures"]["margin"] == 0.0
     (run / "checkpoints" / "step-00000012").rename(run / "checkpoints" / "moved")
-    with pytest.raises(CheckpointError, match=r"rests on .*step-00000012, which is not there"):
+    with pytest.raises(CheckpointError, match=r"its adapters belong to .*step-00000012, which is missing"):
         load_model(config, RunFolder.of(config), CPU, 64)

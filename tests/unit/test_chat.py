@@ -195,17 +195,18 @@ CALL_IN_TEXT = '{"role": "assistant", "content": "<tool_call>{}</tool_call>"}'
 @pytest.mark.parametrize(
     ("line", "kind", "wanted"),
     [
-        ("{}", "conversations", "conversations: Field required"),
-        ('{"conversations": [{"role": "bot"}]}', None, "conversations[0].role: Input should be 'system', 'user'"),
+        ("{}", "conversations", "conversations: is missing"),
+        ('{"conversations": [{"role": "bot"}]}', None, "conversations[0].role: must be 'system', 'user'"),
         (
             f'{{"conversations": [{ASK}, {{"role": "assistant", "content": 7}}]}}',
             None,
-            "conversations[1].content: Input should",
+            "conversations[1].content: must be a text, not 7; put it in quotes",
         ),
         (f'{{"conversations": [{ASK}]}}', None, "conversations: holds no answer of the assistant"),
         (f'{{"chosen": [{ASK}, {ANSWER}], "rejected": [{ASK}]}}', "pairs", "rejected: its last message must be an answer"),
         (f'{{"chosen": [{ASK}, {ANSWER}], "rejected": [{ANSWER}]}}', None, "chosen and rejected must be equal up to"),
-        ("nonsense", None, "Invalid JSON"),
+        (f'{{"chosen": [{ASK}, {ANSWER}], "rejected": [{ASK}, {ANSWER}]}}', None, "chosen and rejected are equal, so there is"),
+        ("nonsense", None, "is not JSON: "),
         (
             f'{{"conversations": [{ASK}, {{"role": "assistant", "content": "<think> cut off"}}]}}',
             None,
@@ -243,9 +244,10 @@ def test_a_pair_s_loss_counts_the_last_answer_alone(tmp_path: Path, encoder: Tex
 
 
 def test_inspect_shows_what_is_learned(small_data: Path, tmp_path: Path) -> None:
+    other = ANSWER.replace('"b"', '"c"')
     read(
         tmp_path,
-        f'{{"conversations": [{ASK}, {ANSWER}]}}\n' * 4 + f'{{"chosen": [{ASK}, {ANSWER}], "rejected": [{ASK}, {ANSWER}]}}',
+        f'{{"conversations": [{ASK}, {ANSWER}]}}\n' * 4 + f'{{"chosen": [{ASK}, {ANSWER}], "rejected": [{ASK}, {other}]}}',
     )
     folder = RunFolder(tmp_path, small_data)
     lines = inspect_chat(folder, str(tmp_path / "chat.jsonl"), 5)
@@ -254,5 +256,5 @@ def test_inspect_shows_what_is_learned(small_data: Path, tmp_path: Path) -> None
     assert lines[0].endswith("⏎«b|<|im_end|>»⏎")
     assert "rejected" in lines[4]
     read(tmp_path, "{}")
-    with pytest.raises(CorpusError, match=r"chat\.jsonl:1: conversations: Field required"):
+    with pytest.raises(CorpusError, match=r"chat\.jsonl:1: conversations: is missing"):
         inspect_chat(folder, str(tmp_path / "chat.jsonl"), 5)

@@ -70,7 +70,7 @@ def error_of(text: str, tmp_path: Path, *overrides: str) -> str:
         ),
         (
             "launch: {kill: [{rank: 1, at_step: 3}]}",
-            "launch.kill names rank 1; with launch.processes 2 or more, ranks start at 0",
+            "launch.kill names rank 1, but with launch.processes 1 nobody is there to go on; raise it to 2 or more",
         ),
         (
             "corpus: {sources: [{name: a, path: x}, {name: a, path: y}]}",
@@ -85,7 +85,7 @@ def error_of(text: str, tmp_path: Path, *overrides: str) -> str:
         ("model: 5", "c.yaml:1: model: must be a section of keys, not 5"),
         ("a: [1", "c.yaml:1: not YAML: expected ',' or ']'"),
         ("- 1", "c.yaml: holds a list; a config is a mapping of sections, such as"),
-        ("trainer: 5", "c.yaml:1: trainer must be a mapping of sections"),
+        ("trainer: 5", "c.yaml:1: trainer must be a section of keys: the trainer's config"),
         ("preset: huge", "c.yaml:1: preset 'huge' is not one of gpt-125m, gpt-1b, gpt-350m, minimind-26m, minimind-64m, tiny"),
         ("tokens: {row_tokens: 65536}", "tokens.row_tokens 65536 is above model.max_positions 32768"),
     ],

@@ -91,14 +91,17 @@ def test_max_items_takes_the_first_ones(encoder: TextEncoder) -> None:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("not json", r":2: Invalid JSON"),
-        ('{"question": "q", "choices": ["a"], "answer": 0}', r":2: choices: Tuple should have at least 2 items"),
+        ("not json", r":2: is not JSON: "),
+        ('{"question": "q", "choices": ["a"], "answer": 0}', r":2: choices: must have at least 2 items"),
         (
             '{"question": "q", "choices": ["a", "b"], "answer": 2}',
             r":2: answer 2 is not one of the 2 choices, which count from 0",
         ),
-        ('{"question": "q", "choices": ["a", "a"], "answer": 0}', r":2: choices: two are equal, so no answer is right alone"),
-        ('{"choices": ["a", "b"], "answer": 0}', r":2: question: Field required"),
+        (
+            '{"question": "q", "choices": ["a", "a"], "answer": 0}',
+            r":2: choices: two of them are equal; a question",
+        ),
+        ('{"choices": ["a", "b"], "answer": 0}', r":2: question: is missing"),
     ],
 )
 def test_a_bad_line_is_named_with_its_rule(tmp_path: Path, encoder: TextEncoder, line: str, words: str) -> None:
@@ -193,5 +196,5 @@ def test_a_preference_is_between_the_last_answers(tmp_path: Path, encoder: TextE
         with pytest.raises(TaskError, match=r"holds no item$"):
             load_task(other, encoder, DEFAULT)
     file.write_text(json.dumps({"chosen": asked}) + "\n")
-    with pytest.raises(TaskError, match=r"pairs.jsonl:1: rejected: Field required"):
+    with pytest.raises(TaskError, match=r"pairs.jsonl:1: rejected: is missing"):
         load_task(task, encoder, DEFAULT)

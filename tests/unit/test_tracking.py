@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import resource
 import signal
 import time
@@ -245,11 +246,11 @@ def test_event_names_are_all_different() -> None:
 
 def test_a_lock_names_its_holder_and_ends_with_the_block(tmp_path: Path) -> None:
     with locked(tmp_path / "run" / "lock", "process A"):
-        wanted = "process A works in this folder; stop it, or choose another run_dir"
+        wanted = r"process A, pid \d+, works in this folder; stop it, or choose another run_dir"
         with pytest.raises(RunFolderError, match=wanted), locked(tmp_path / "run" / "lock", "process B"):
             pass
     with locked(tmp_path / "run" / "lock", "process B"):
-        assert (tmp_path / "run" / "lock").read_text() == "process B\n"
+        assert (tmp_path / "run" / "lock").read_text() == f"process B, pid {os.getpid()},\n"
 
 
 class Broken:

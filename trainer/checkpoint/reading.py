@@ -88,9 +88,9 @@ def _read_manifest(path: Path) -> CheckpointManifest:
     except ValidationError as error:
         raise CheckpointError(f"{manifest_path}: not a checkpoint manifest: {error.errors()[0]['msg']}") from None
     if folder_name(manifest.state.step) != path.name:
-        raise CheckpointError(f"{manifest_path}: says step {manifest.state.step}, which is not this folder's")
+        raise CheckpointError(f"{manifest_path}: says step {manifest.state.step}, which is not this folder's: was it renamed?")
     if manifest.own_sha256 != manifest.computed_sha256():
-        raise CheckpointError(f"{manifest_path}: its SHA-256 is not its own: altered")
+        raise CheckpointError(f"{manifest_path}: does not match its own SHA-256: altered")
     return manifest
 
 
@@ -107,7 +107,9 @@ def stored_tensors(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> Iterato
         names = set(stored.keys())
         odd = sorted(names ^ set(shapes))
         if odd:
-            raise CheckpointError(f"{file}: belongs to another model: {odd[0]} is only on one side; choose another run_dir")
+            raise CheckpointError(
+                f"{file}: belongs to another model: the weight {odd[0]} is in one of the two only; choose another run_dir"
+            )
         for name, shape in shapes.items():
             tensor = stored.get_tensor(name)
             if tensor.shape != shape:

@@ -120,7 +120,8 @@ def _why_none(path: str, passed_over: Counter[str], kinds: tuple[str, ...] | Non
         return f"none of the {passed_over.total()} files at {path} is of a kind that is read ({endings}); {way_out}"
     if not path.startswith((BOX, HUB)) and "\0" not in path and Path(path).is_dir():
         return f"no file is in the folder {path}; {way_out}"
-    return f"no file at {path}; {way_out}"
+    seen_from = "" if Path(path).is_absolute() or ":" in path else f" (seen from {Path.cwd()})"
+    return f"no file at {path}{seen_from}; {way_out}"
 
 
 def kind_of(file: Path) -> str:

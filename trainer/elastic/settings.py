@@ -130,7 +130,7 @@ class Settings:
             raise UsageError(f"PRETRAIN_RUN_BACKEND={backend}: must be one of {', '.join(get_args(Backend))}")
         pod = variables.text("POD_NAME", default=hostname)
         if not _POD_NAME.fullmatch(pod):
-            raise UsageError(f"POD_NAME={pod}: is no name of a pod")
+            raise UsageError(f"POD_NAME={pod}: is no name of a pod (lower-case letters, digits, dashes)")
         member = pod
         if backend == "job":  # whose pods' names have a random end
             member = f"index-{variables.whole('JOB_COMPLETION_INDEX')}"

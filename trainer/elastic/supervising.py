@@ -232,7 +232,7 @@ class Supervisor:
             self._alone_since = self._alone_since or alone_since
             if time.monotonic() - self._alone_since > self._settings.join_timeout_s:
                 raise NotReadyError(
-                    f"no group of processes met within {self._settings.join_timeout_s:.0f} s; are enough pods running?"
+                    f"the pods did not find each other within {self._settings.join_timeout_s:.0f} s; are enough running?"
                 )
         elif not self._is_forgiven(saved=code == Preempted.exit_code):
             self._note_failure(root_cause(last) or f"the agent ended with code {code} before the run was finished")

@@ -17,6 +17,7 @@ from typing import Annotated, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from trainer.config import Config, EvaluationTask
+from trainer.config_messages import plain
 from trainer.corpus.normalising import is_held_out
 from trainer.corpus.reading import BOX, BadLine
 from trainer.errors import TaskError
@@ -42,7 +43,7 @@ class ChoiceItem(BaseModel):
         if self.answer >= len(self.choices):
             raise ValueError(f"answer {self.answer} is not one of the {len(self.choices)} choices, which count from 0")
         if len(set(self.choices)) < len(self.choices):
-            raise ValueError("choices: two are equal, so no answer is right alone")
+            raise ValueError("choices: two of them are equal; a question needs different ones")
         return self
 
 
@@ -124,7 +125,7 @@ def read_choices(file: Path) -> list[ChoiceItem]:
             except ValidationError as error:
                 first = error.errors()[0]
                 field = ".".join(str(part) for part in first["loc"])
-                rule = first["msg"].removeprefix("Value error, ")
+                rule = plain(first)
                 raise TaskError(f"{file}:{number}: {field}: {rule}" if field else f"{file}:{number}: {rule}") from None
     return items
 

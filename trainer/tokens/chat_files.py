@@ -13,6 +13,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from trainer.config_messages import plain
 from trainer.corpus.opening import DAMAGE, unreadable
 from trainer.corpus.reading import BadLine, bounded_lines, opened
 from trainer.tokens.chat import ChatIds, Message, check_conversation, check_markup, render_chat
@@ -66,6 +67,8 @@ class Pair(_Row):
                 raise ValueError(f"{name}: its last message must be an answer of the assistant")
         if self.chosen[:-1] != self.rejected[:-1]:
             raise ValueError("chosen and rejected must be equal up to their last message")
+        if self.chosen == self.rejected:
+            raise ValueError("chosen and rejected are equal, so there is nothing to prefer")
         return self
 
 
@@ -155,8 +158,8 @@ def _answers(message: Message) -> bool:
 
 
 def _explained(error: ValidationError) -> str:
-    """The first broken rule with its field, as in `conversations[1].role: Input should be ...`."""
+    """The first broken rule with its field, as in `conversations[1].role: must be ...`."""
     first = error.errors()[0]
     field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).removeprefix(".")
-    rule = first["msg"].removeprefix("Value error, ")
+    rule = plain(first)
     return f"{field}: {rule}" if field else rule

@@ -160,7 +160,9 @@ def _ranks_and_specials(content: dict[str, Any], file: Path) -> tuple[dict[bytes
     except (KeyError, TypeError):
         raise TokenizerError(f"{file}: not a tokenizer.json of Hugging Face's tokenizers") from None
     if kind != ("BPE", "ByteLevel"):
-        raise TokenizerError(f"{file}: is {kind[0]} over {kind[1]}; only byte-level BPE is read here")
+        raise TokenizerError(
+            f"{file}: is {kind[0]} over {kind[1]}, but only byte-level BPE is read here; `trainer tokenizer` trains one"
+        )
     if plain != (False, True, None):
         raise TokenizerError(f"{file}: needs add_prefix_space false, use_regex true and no normalizer, not {plain}")
     if specials.get(SPECIAL_TOKENS[END_OF_TEXT]) != END_OF_TEXT:

@@ -69,7 +69,7 @@ def joined(world: World, device: torch.device, timeout_s: float, *, group_of_one
     except RuntimeError as error:
         if _is_loss_of_peer(error):
             first_line = str(error).splitlines()[0]
-            raise PeerLostError(f"rank {world.rank}: another process is gone or silent: {first_line}") from error
+            raise PeerLostError(f"rank {world.rank}: another training process died or fell silent: {first_line}") from error
         raise
     finally:
         if distributed.is_initialized():  # an engine may have ended it

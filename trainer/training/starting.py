@@ -40,7 +40,7 @@ class Origin:
             return open_checkpoint(self.folder / f"step-{self.step:08d}")
         found = newest_checkpoint(self.folder, damaged)
         if found is None:
-            raise CheckpointError(f"{self.folder}: no checkpoint here")
+            raise CheckpointError(f"{self.folder}: no checkpoint here to start from")
         return found
 
 
@@ -71,14 +71,14 @@ def base_of(checkpoint: Checkpoint) -> Checkpoint:
     """The checkpoint that another one's stage started from. Raises CheckpointError if it is gone or another one."""
     start = checkpoint.manifest.start
     if start is None:
-        raise CheckpointError(f"{checkpoint.path}: rests on no other checkpoint")
+        raise CheckpointError(f"{checkpoint.path}: names no checkpoint that its adapters belong to")
     path = place_of(start, checkpoint)
     try:
         base = open_checkpoint(path)
     except CheckpointError as error:
-        raise CheckpointError(f"{checkpoint.path}: rests on {path}, which is not there: {error}") from None
+        raise CheckpointError(f"{checkpoint.path}: its adapters belong to {path}, which is missing: {error}") from None
     if base.manifest.own_sha256 != start.own_sha256:
-        raise CheckpointError(f"{checkpoint.path}: rests on {path}, which is another checkpoint now")
+        raise CheckpointError(f"{checkpoint.path}: its adapters belong to {path}, which holds another checkpoint now")
     return base
 
 
@@ -101,7 +101,9 @@ def load_weights(model: GPT, checkpoint: Checkpoint) -> None:
     head = {HEAD: weights.pop(HEAD)} if HEAD in weights else {}
     judges = checkpoint.manifest.stage == "reward"
     if judges and not head:
-        raise CheckpointError(f"{checkpoint.path}: is a reward model, which judges and writes no text; name another stage's")
+        raise CheckpointError(
+            f"{checkpoint.path}: is a reward model, which judges answers but writes none; name a checkpoint of another stage"
+        )
     section = checkpoint.manifest.adapters
     if section is None:
         load_tensors(checkpoint.path / MODEL_FILE, weights | head if judges else weights)

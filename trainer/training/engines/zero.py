@@ -21,7 +21,8 @@ from torch import Tensor, distributed, nn
 from trainer.checkpoint.format import MODEL_FILE, OPTIMIZER_FILE
 from trainer.config_engine import DeepSpeedSection
 from trainer.config_training import OptimizerSection, TrainingSection
-from trainer.errors import ConfigError, UsageError
+from trainer.errors import ConfigError
+from trainer.extras import missing
 from trainer.training.batches import Batch
 from trainer.training.engines.protocol import Pending, Share, figures_of, in_order, state_shapes
 from trainer.training.optimizers.update import EXP_AVG, EXP_AVG_SQ, Rates, decays
@@ -45,7 +46,7 @@ class Zero:
         world: World,
         device: torch.device,
     ) -> None:
-        """`module` makes the loss of a batch and holds `model`. Raises UsageError or ConfigError."""
+        """`module` makes the loss of a batch and holds `model`. Raises MissingDependencyError or ConfigError."""
         self._deepspeed = _imported(device)
         self._config, self._world, self._device, self._stage = config, world, device, section.zero_stage
         self._parameters = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -191,7 +192,7 @@ def _parts_of_optimizer(optimizer: Any, stage: int, parameters: list[nn.Paramete
 
 
 def _imported(device: torch.device) -> ModuleType:
-    """DeepSpeed, quiet, on the process group that is there. Raises UsageError if it is not installed."""
+    """DeepSpeed, quiet, on the process group that is there. Raises MissingDependencyError if it is not there."""
     if device.type == "cpu":
         # read once, at import; without it DeepSpeed looks for GPUs
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
@@ -203,10 +204,7 @@ def _imported(device: torch.device) -> ModuleType:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "deepspeed":
             raise
-        raise UsageError(
-            "engine.kind deepspeed: DeepSpeed is not installed; install it where torch is already: "
-            "DS_BUILD_OPS=0 pip install --no-build-isolation 'deepspeed>=0.18'"
-        ) from None
+        raise missing("deepspeed", "engine.kind deepspeed") from None
     logger.setLevel(logging.ERROR)
     if device.type == "cpu":
         # a reduction through shared memory that would be compiled for minutes at first use; gloo does the same
