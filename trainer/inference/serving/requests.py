@@ -301,12 +301,15 @@ class ChatRequest(SamplingFields):
             raise ValueError("top_logprobs needs logprobs: set logprobs to true, or leave it out")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise ValueError("max_tokens and max_completion_tokens differ; give one of them")
+        for place, message in enumerate(self.messages):
+            try:
+                message.as_message()
+            except ValidationError as error:
+                first = error.errors()[0]
+                field = ".".join(map(str, ("messages", place, *first["loc"])))
+                raise ValueError(f"{field}: {first['msg'].removeprefix('Value error, ')}") from None
         try:
             check_conversation(self.conversation)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f"messages: {field}: {first['msg']}") from None
         except ValueError as error:
             raise ValueError(f"messages: {error}") from None
         return self
