@@ -131,6 +131,55 @@ def test_logprobs_are_the_models_before_temperature_and_nucleus() -> None:
         assert each.id < 500
 
 
+def test_log_probabilities_of_a_prompt_are_the_models_whoever_is_in_the_batch() -> None:
+    model, dice = model_of(SMALL), random.Random(2)
+    engine = Engine(model, num_slots=2, max_positions=96, num_ids=500, prefill_tokens=16)
+    shared = [dice.randrange(500) for _ in range(30)]
+    scored = Sampling(max_tokens=3, temperature=0.0, top_logprobs=2, prompt_logprobs=True, end_ids=NO_END)
+    texts, written = [], []
+    for count in (0, 1, 17, 40):  # some begin alike, and one is given up when half of it is read
+        engine.add([*shared, 7], greedy(12))
+        texts.append(engine.add([*shared[:count], 5], scored))
+        given_up = engine.add([*shared, *shared], scored)
+        written += engine.step()
+        engine.cancel(given_up)
+    written += run(engine)
+    for text in texts:
+        told, *none = [each.prompt_logprobs for each in written if each.writing is text]
+        assert none == [(), ()]
+        assert [each.id for each in told] == list(text.prompt)
+        assert (told[0].logprob, told[0].top) == (None, ())
+        with torch.no_grad():
+            logprobs = torch.log_softmax(model.logits(model(torch.tensor([text.prompt])))[0, :, :500], dim=-1)
+        for each, row in zip(told[1:], logprobs, strict=False):
+            assert each.logprob == pytest.approx(float(row[each.id]), abs=1e-4)
+            assert [value for _, value in each.top] == pytest.approx(row.topk(2).values.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("presence", "frequency", "bias"), [(1.5, 0.0, ()), (0.0, 0.7, ()), (-1.0, 0.4, ((9, 3.0), (11, -50.0)))]
+)
+def test_penalties_and_bias_are_openais(presence: float, frequency: float, bias: tuple[tuple[int, float], ...]) -> None:
+    model = model_of(SMALL)
+    engine = Engine(model, num_slots=2, max_positions=64)
+    settings = {"presence_penalty": presence, "frequency_penalty": frequency, "logit_bias": bias}
+    text = engine.add([0, 5, 9], Sampling(max_tokens=24, temperature=0.0, top_logprobs=0, end_ids=NO_END, **settings))  # type: ignore[arg-type]
+    engine.add([7], greedy(20))
+    written = [each for each in run(engine) if each.writing is text]
+    ids = [0, 5, 9]
+    for each in written:
+        with torch.no_grad():
+            logits = model.logits(model(torch.tensor([ids])))[0, -1]
+        wanted = logits.tolist()
+        for token in range(len(wanted)):  # mu[j] - c[j] * frequency - (c[j] > 0) * presence, c[j] how often j was written
+            count = ids[3:].count(token)
+            wanted[token] += dict(bias).get(token, 0.0) - count * frequency - (count > 0) * presence
+        assert each.id == max(range(len(wanted)), key=wanted.__getitem__)
+        assert each.logprob == pytest.approx(float(torch.log_softmax(logits, -1)[each.id]), abs=1e-4)
+        ids.append(each.id)
+    assert ids[3:] != uncached_greedy(model, [0, 5, 9], 24)
+
+
 def test_what_cannot_fit_is_refused() -> None:
     engine = Engine(model_of(SMALL), num_slots=1, max_positions=64)
     with pytest.raises(UsageError, match="a prompt of 60 tokens leaves 4 of 64 positions; lower max_tokens 10"):

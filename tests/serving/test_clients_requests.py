@@ -66,6 +66,15 @@ def test_fields_that_ask_for_nothing_else_change_nothing(server: Server, client:
     assert made.choices[0].text == text
 
 
+def test_penalties_and_bias_change_what_is_written(client: openai.OpenAI, encoder: TextEncoder) -> None:
+    settings: dict[str, Any] = {"model": NAME, "prompt": "the", "max_tokens": 40, "temperature": 0}
+    plain = encoder.encode(client.completions.create(**settings).choices[0].text)
+    varied = encoder.encode(client.completions.create(**settings, frequency_penalty=2, presence_penalty=2).choices[0].text)
+    assert len(set(varied)) > len(set(plain))
+    (dog,) = encoder.encode(" the")
+    assert client.completions.create(**settings, logit_bias={str(dog): 100}).choices[0].text == " the" * 40
+
+
 def test_every_field_may_be_null(server: Server) -> None:
     with server.http() as http:
         schemas = http.get("/openapi.json").json()["components"]["schemas"]

@@ -20,6 +20,11 @@ from trainer.tokens.tokenizer import TextEncoder
 QUESTION: list[Any] = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is an elk?"}]
 TOOL: Any = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
 IMAGE: Any = {"type": "image_url", "image_url": {"url": "data:,"}}
+BAD_CALL: Any = {
+    "role": "assistant",
+    "tool_calls": [{"id": "c", "type": "function", "function": {"name": "weather", "arguments": "[]"}}],
+}
+
 SLOTS, QUEUE = 4, 8
 
 
@@ -187,15 +192,18 @@ def test_tools_are_in_the_prompt_unless_the_choice_is_none(client: openai.OpenAI
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role", "'system', 'developer'"),
         ({"max_tokens": 0}, "max_tokens", "greater than or equal to 1"),
         ({"messages": [{"role": "user", "content": "dog " * 4000}]}, "messages", "has no room for it"),
+        ({"messages": [QUESTION[1], BAD_CALL]}, None, "messages.1.tool_calls.0.arguments: must be a JSON object"),
         ({"n": 17}, "n", "less than or equal to 16"),
         ({"stop": [""]}, "stop.0", "at least 1 character"),
-        ({"frequency_penalty": 0.5}, "frequency_penalty", "less than or equal to 0"),
+        ({"frequency_penalty": 2.5}, "frequency_penalty", "less than or equal to 2"),
+        ({"logit_bias": {"99999": 1}}, "logit_bias", "id 99999 is beyond"),
+        ({"logit_bias": {"elk": 1}}, "logit_bias.elk", "should match pattern"),
         ({"top_logprobs": 3}, None, "top_logprobs needs logprobs"),
         ({"extra_body": {"best": True}}, "best", "does not know the field; leave it out"),
         ({"functions": [TOOL["function"]]}, "functions", "send tools"),
         ({"modalities": ["text", "audio"]}, "modalities.1", "should be 'text'"),
-        ({"extra_body": {"top_k": 40}}, "top_k", "Input should be -1 or 0"),
-        ({"extra_body": {"repetition_penalty": 1.1}}, "repetition_penalty", "less than or equal to 1"),
+        ({"extra_body": {"top_k": 40}}, "top_k", "not served; send -1 or 0"),
+        ({"extra_body": {"repetition_penalty": 1.1}}, "repetition_penalty", "set frequency_penalty"),
         ({"tools": [TOOL], "tool_choice": "required"}, "tool_choice", 'no call can be forced here; send "auto"'),
         ({"tools": [TOOL], "tool_choice": {"type": "function", "function": {"name": "weather"}}}, "tool_choice", "be forced"),
         ({"response_format": {"type": "json_object"}}, "response_format", "ask for JSON in a message"),

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from trainer.errors import UsageError
-from trainer.inference.sampling import Sampling, choose
+from trainer.inference.sampling import Sampling, adjusted, choose
 from trainer.model.cache import KeyValueCache
 from trainer.model.gpt import GPT
 
@@ -186,7 +186,8 @@ class Engine:
 
     def _write(self, writing: Writing, logits_V: Tensor) -> Written:
         sampling = writing.sampling
-        token = choose(logits_V, sampling.temperature, sampling.top_p, writing.generator)
+        wanted_V = adjusted(logits_V, sampling, writing.ids[len(writing.prompt) :])
+        token = choose(wanted_V, sampling.temperature, sampling.top_p, writing.generator)
         writing.ids.append(token)
         finish_reason: FinishReason | None = None
         if token in sampling.end_ids:

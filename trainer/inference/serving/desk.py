@@ -3,7 +3,7 @@
 import asyncio
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -79,6 +79,12 @@ class Desk:
         """Raises ApiError 404 for another model than ours."""
         if name != self.model.name:
             raise ApiError(404, f"no model {name!r} here; this server has {self.model.name!r}", "model_not_found", "model")
+
+    def check_ids(self, ids: Iterable[int], param: str) -> None:
+        """Raises ApiError 400 for an id that the model does not have."""
+        if (highest := max(ids, default=0)) >= self.model.vocab_size:
+            message = f"id {highest} is beyond this model's {self.model.vocab_size} ids"
+            raise ApiError(400, message, "invalid_value", param)
 
     def output_limit(
         self, wanted: int | None, default: int, prompts: Sequence[Sequence[int]], param: str

@@ -40,6 +40,7 @@ class Exchange(Response):
         try:
             order = self._form.read(await self._unless_ending(read_body(Request(scope, receive))))
             desk.check_model(order.model)
+            desk.check_ids(map(int, order.logit_bias or ()), "logit_bias")
             with desk.place(order.num_texts):
                 async with asyncio.timeout(desk.limits.deadline_s + STALL_S):
                     await _while_connected(receive, self._answer(order, arrived, send))

@@ -12,9 +12,14 @@ _INSTEAD = {
     "audio": "only text is served; leave it out",
     "prediction": "not served; leave it out",
     "web_search_options": "this server searches nothing; leave it out",
+    "top_k": "not served; send -1 or 0, or leave it out, and sample with temperature and top_p",
+    "min_p": "not served; send 0, or leave it out, and sample with temperature and top_p",
+    "repetition_penalty": "not served; send 1, or leave it out, and set frequency_penalty",
     "typical_p": "not served; sample with temperature and top_p",
 }
 """What to do where a field of OpenAI's or another server's is not served."""
+_NEUTRAL_ONLY = (["top_k"], ["min_p"], ["repetition_penalty"])
+"""Fields that are known, but only with the value that changes nothing."""
 
 
 class ErrorBody(BaseModel):
@@ -67,6 +72,6 @@ def invalid(error: ValidationError) -> ApiError:
     # pydantic's own words for the kinds of a union are no fields
     param = ".".join(part for part in path if "[" not in part and part not in _KINDS) or None
     message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
+    if first["type"] == "extra_forbidden" or path[-1:] in _NEUTRAL_ONLY:
         message = _INSTEAD.get(path[-1], "this server does not know the field; leave it out")
     return ApiError(400, f"{param}: {message}" if param else message, "invalid_value", param)

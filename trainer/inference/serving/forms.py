@@ -15,7 +15,6 @@ from trainer.inference.sampling import Sampling
 from trainer.inference.serving import answers
 from trainer.inference.serving.answers import Text, Usage
 from trainer.inference.serving.desk import Desk, ServedModel
-from trainer.inference.serving.failures import ApiError
 from trainer.inference.serving.requests import ChatRequest, CompletionRequest, SamplingFields
 from trainer.inference.speech import Speech
 from trainer.inference.writing import Echo, Piece
@@ -169,9 +168,7 @@ class CompletionForm:
         if isinstance(prompt, str):
             desk.check_size(len(prompt), "prompt")
             return prompt_ids(desk.encoder, prompt), prompt, 1
-        if max(prompt) >= desk.model.vocab_size:
-            message = f"id {max(prompt)} is beyond this model's {desk.model.vocab_size} ids"
-            raise ApiError(400, message, "invalid_value", "prompt")
+        desk.check_ids(prompt, "prompt")
         return prompt, desk.encoder.decode(prompt), 0
 
     def sampling(self, order: CompletionRequest, max_tokens: int, number: int) -> Sampling:
@@ -231,10 +228,14 @@ def _sampling(
     order: SamplingFields, max_tokens: int, number: int, top_logprobs: int | None, *, prompt_logprobs: bool = False
 ) -> Sampling:
     seed = secrets.randbits(62) if order.seed is None else order.seed
+    bias = (order.logit_bias or {}).items()
     return Sampling(
         max_tokens=max_tokens,
         temperature=1.0 if order.temperature is None else order.temperature,
         top_p=1.0 if order.top_p is None else order.top_p,
+        presence_penalty=order.presence_penalty or 0.0,
+        frequency_penalty=order.frequency_penalty or 0.0,
+        logit_bias=tuple((int(token), value) for token, value in bias),
         seed=seed + number,
         top_logprobs=top_logprobs,
         prompt_logprobs=prompt_logprobs,

@@ -13,6 +13,8 @@ from trainer.tokens.chat import Message, check_conversation
 MAX_TEXTS = 16
 """Texts of one request: prompts times n."""
 
+Penalty = Annotated[float, Field(ge=-2.0, le=2.0)]
+TokenKey = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
 Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 StopString = Annotated[str, Field(min_length=1, max_length=256)]
 TokenId = Annotated[int, Field(ge=0)]
@@ -55,12 +57,12 @@ class SamplingFields(_Model):
     """Send the answer as it is written, as server-sent events that end with [DONE]."""
     stream_options: StreamOptions | None = None
     """How a stream is told; only with stream."""
-    presence_penalty: Annotated[float, Field(ge=0.0, le=0.0)] | None = None
-    """Not served: 0 or unset."""
-    frequency_penalty: Annotated[float, Field(ge=0.0, le=0.0)] | None = None
-    """Not served: 0 or unset."""
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] | None = None
-    """Not served: empty or unset."""
+    presence_penalty: Penalty | None = None
+    """Taken off the logit of each token that the answer already has."""
+    frequency_penalty: Penalty | None = None
+    """The same, for each time that the answer has it."""
+    logit_bias: Annotated[dict[TokenKey, Annotated[float, Field(ge=-100.0, le=100.0)]], Field(max_length=1024)] | None = None
+    """Ids of tokens, and what is added to the logit of each."""
     user: str | None = None
     """Without effect."""
     metadata: dict[str, str] | None = None
@@ -299,12 +301,15 @@ class ChatRequest(SamplingFields):
             raise ValueError("top_logprobs needs logprobs: set logprobs to true, or leave it out")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise ValueError("max_tokens and max_completion_tokens differ; give one of them")
+        for place, message in enumerate(self.messages):
+            try:
+                message.as_message()
+            except ValidationError as error:
+                first = error.errors()[0]
+                field = ".".join(map(str, ("messages", place, *first["loc"])))
+                raise ValueError(f"{field}: {first['msg'].removeprefix('Value error, ')}") from None
         try:
             check_conversation(self.conversation)
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(str(part) for part in first["loc"])
-            raise ValueError(f"messages: {field}: {first['msg']}") from None
         except ValueError as error:
             raise ValueError(f"messages: {error}") from None
         return self
