@@ -80,8 +80,9 @@ def test_a_link_that_leads_nowhere_is_not_passed_over(raw: Path, make: Callable[
         files_at(str(path), "chat.conversations: source c", JSON_LINES)
 
 
-def test_links_by_which_editors_mark_open_files_are_passed_over(raw: Path) -> None:
+def test_links_by_which_editors_mark_open_files_and_those_of_other_kinds_are_passed_over(raw: Path) -> None:
     (raw / ".#a.jsonl").symlink_to("someone@somewhere.1234:5678")
+    (raw / "newest.log").symlink_to("gone.log")
     assert prepare(section(raw), raw.parent / "corpus")[1]
 
 
@@ -189,6 +190,7 @@ def test_a_file_that_is_not_read_is_told_from_one_that_is_not_there(raw: Path) -
     )
     assert "no file at gone.jsonl; give" in message_of(raw / "gone.jsonl")
     assert "no file at *.md; give" in message_of(raw / "*.md")
+    assert "no file at a\0b; give" in message_of(raw / "a\0b")
 
 
 def test_nothing_to_train_on_says_of_each_source_why(raw: Path) -> None:

@@ -51,12 +51,11 @@ def files_at(path: str, owner: str, kinds: tuple[str, ...] | None) -> list[Path]
     by_target: dict[Path, Path] = {}
     passed_over: Counter[str] = Counter()
     for entry in found:
-        if not _is_file(entry, owner):
-            continue
-        if kinds is None or kind_of(entry) in kinds:
+        if kinds is not None and kind_of(entry) not in kinds:
+            if os.path.isfile(entry):  # noqa: PTH113 - never raises: what is not read may be as broken as it likes
+                passed_over[_ending(entry)] += 1
+        elif _is_file(entry, owner):
             by_target.setdefault(entry.resolve(), entry.absolute())  # its own name tells the kind: caches link to bare hashes
-        else:
-            passed_over[_ending(entry)] += 1
     files = list(by_target.values())
     if not files:
         raise CorpusError(f"{owner}: {_why_none(path, passed_over, kinds)}")
@@ -114,11 +113,11 @@ def _why_none(path: str, passed_over: Counter[str], kinds: tuple[str, ...] | Non
     if passed_over and kinds == ALL_KINDS:
         way_out = f"set the source's format (such as format: text), or {way_out}"
     endings = ", ".join(ending or "names without an ending" for ending, _ in passed_over.most_common(5))
-    if passed_over and Path(path).is_file():
+    if os.path.isfile(path):  # noqa: PTH113 - never raises
         return f"{path} is there, but is of no kind that is read ({endings}); {way_out}"
     if passed_over:
         return f"none of the {passed_over.total()} files at {path} is of a kind that is read ({endings}); {way_out}"
-    if not path.startswith((BOX, HUB)) and "\0" not in path and Path(path).is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 - never raises
         return f"no file is in the folder {path}; {way_out}"
     seen_from = "" if Path(path).is_absolute() or ":" in path else f" (seen from {Path.cwd()})"
     return f"no file at {path}{seen_from}; {way_out}"
