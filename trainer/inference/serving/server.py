@@ -61,8 +61,9 @@ def serve(
 
 
 def _uvicorn_config(app: Starlette, desk: Desk, places: Places) -> uvicorn.Config:
-    # its warnings are one line for each bad request, which anybody can send
-    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+    # warnings are a line for each bad request, or for each client that goes: anybody could fill the log
+    for name in ("uvicorn.error", "asyncio"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     return uvicorn.Config(
         app,
         http=connections_with(places, BODY_DEADLINE_S + desk.limits.deadline_s + 2 * STALL_S),
