@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.support import ranks
@@ -312,6 +313,17 @@ def test_landmarks_hold_everything_and_none_is_turned_into_something_else(open_p
         assert len(set(found["ids"])) == len(found["ids"])
     expect(page.get_by_role("main")).to_have_count(1)
     expect(page.get_by_role("log", name="Conversation")).to_have_attribute("aria-live", "off")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_axe_finds_nothing_to_object_to(open_page: Any, viewport: dict[str, int], scheme: str) -> None:
+    page = open_page(viewport=viewport, color_scheme=scheme)
+    for filled in (False, True):
+        if filled:
+            expect(ask(page, "Think")).to_have_text("Four.")
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
 
 
 def test_the_policy_stops_a_script_that_is_not_the_pages_own(open_page: Any, trouble: list[str]) -> None:

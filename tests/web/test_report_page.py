@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.support.browser import DESKTOP, PHONE, note_trouble, overflow
@@ -360,6 +361,14 @@ def test_no_two_labels_of_a_chart_lie_on_each_other(open_page: Any, crowded: Pat
             ]);
         })""")
         assert collisions == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_axe_finds_nothing_to_object_to(open_page: Any, crowded: Path, viewport: dict[str, int], scheme: str) -> None:
+    for page in (open_page(viewport=viewport, color_scheme=scheme), open_page(crowded, viewport=viewport, color_scheme=scheme)):
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
 
 
 def test_a_script_in_a_sample_shows_as_text(open_page: Any, trouble: list[str]) -> None:

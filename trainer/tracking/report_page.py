@@ -253,7 +253,7 @@ def _checkpoints(story: RunStory) -> Markup:
     return _section(
         "Checkpoints",
         element("p", what, class_="note"),
-        _table(("", "p50", "p99", "longest"), rows, "figures", "Time that checkpoints take"),
+        _table(("Time", "p50", "p99", "longest"), rows, "figures", "Time that checkpoints take"),
     )
 
 
