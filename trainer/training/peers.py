@@ -1,5 +1,6 @@
 """What the processes of a run say to each other: their group, and small agreements. Every method is collective."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -7,6 +8,8 @@ from datetime import timedelta
 
 import torch
 from torch import distributed
+from torch._C._distributed_c10d import HashStore, PrefixStore, Store
+from torch.distributed.rendezvous import rendezvous
 
 from trainer.errors import PeerLostError, UsageError
 from trainer.world import World
@@ -60,10 +63,12 @@ def joined(world: World, device: torch.device, timeout_s: float, *, group_of_one
     device_id = device if device.type == "cuda" else None
     timeout = timedelta(seconds=timeout_s)
     if world.size == 1:
-        store = distributed.HashStore()  # type: ignore[attr-defined]
-        distributed.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout, device_id=device_id)
+        store: Store = HashStore()
     else:
-        distributed.init_process_group(backend, timeout=timeout, device_id=device_id)
+        store = _meeting_place(timeout)
+    distributed.init_process_group(
+        backend, store=store, rank=world.rank, world_size=world.size, timeout=timeout, device_id=device_id
+    )
     try:
         yield Peers(world, device)
     except RuntimeError as error:
@@ -74,6 +79,34 @@ def joined(world: World, device: torch.device, timeout_s: float, *, group_of_one
     finally:
         if distributed.is_initialized():  # an engine may have ended it
             distributed.destroy_process_group()
+
+
+@dataclass
+class _Store:
+    """The store that a process's groups share, one after another."""
+
+    address: tuple[str | None, str | None]
+    store: Store
+    groups: int = 0
+
+
+_known: _Store | None = None
+
+
+def _meeting_place(timeout: timedelta) -> Store:
+    """Where the processes find each other for their next group.
+
+    The first process's store lives as long as the process, and each group has a prefix of its own. A store for each group would
+    be made anew at the same address, where a process that is early finds the last one, which is closed while it waits there.
+    """
+    global _known
+    address = os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT")
+    if _known is None or _known.address != address:
+        store, _, _ = next(rendezvous("env://", timeout=timeout))
+        _known = _Store(address, store)
+    _known.store.set_timeout(timeout)
+    _known.groups += 1
+    return PrefixStore(f"group-{_known.groups}", _known.store)
 
 
 def _is_loss_of_peer(error: RuntimeError) -> bool:
