@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from trainer.checkpoint.format import MANIFEST, steps_in
 from trainer.command_line import make_parser
 from trainer.command_parser import any_terminal, completion_script, say, told
 from trainer.config import Config, StageName
@@ -197,10 +198,11 @@ def _check_options(config: Config, options: argparse.Namespace, call: _Call) -> 
             raise UsageError("--config -: a source of the corpus is read from standard input too; give the config as a file")
     given = getattr(options, "checkpoint", None) or ()
     for path in [given] if isinstance(given, Path) else given:
+        example = f"give for example {config.run_folder}/checkpoints/step-00000008"
         if not Path(path).exists():
-            raise CheckpointError(
-                f"--checkpoint {path}: no such folder; give for example {config.run_folder}/checkpoints/step-00000008"
-            )
+            raise CheckpointError(f"--checkpoint {path}: no such folder; {example}")
+        if not (Path(path) / MANIFEST).exists() and not steps_in(Path(path)):
+            raise CheckpointError(f"--checkpoint {path}: holds no checkpoint; {example}")
 
 
 def _check_early(config: Config, options: argparse.Namespace, world: World, call: _Call) -> None:

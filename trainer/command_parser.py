@@ -29,8 +29,10 @@ class Parser(argparse.ArgumentParser):
     """Ends with one line on stderr and exit code 2, and says what may have been meant."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        given = list(sys.argv[1:] if args is None else args)
-        options, rest = super().parse_known_args([self._spelled(text) for text in given], namespace)
+        given = [self._spelled(text) for text in (sys.argv[1:] if args is None else args)]
+        if self._subparsers is None:
+            self._check_names(given)
+        options, rest = super().parse_known_args(given, namespace)
         if rest:  # of this very command: the whole command line's own parser would not know its options
             self._refuse(rest)
         return options, rest
@@ -38,6 +40,15 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: {self._plain(message)}; see {self.prog} --help", file=sys.stderr)
         sys.exit(UsageError.exit_code)
+
+    def _check_names(self, given: Sequence[str]) -> None:
+        """Before argparse takes the value of an unknown option for something else."""
+        for text in given:
+            if text == "--":
+                return
+            name = text.partition("=")[0]
+            if name.startswith("--") and not any(option.startswith(name) for option in self._option_string_actions):
+                self._refuse([text])
 
     def _spelled(self, text: str) -> str:
         """An option by the name under which this parser knows it."""

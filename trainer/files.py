@@ -40,8 +40,6 @@ _DISK_TROUBLE = {
     errno.ENAMETOOLONG: "the path is too long for this file system; choose a shorter one",
     errno.ELOOP: "the path leads through links in a circle; choose another place",
     errno.EFBIG: "the file would grow beyond what this system allows; raise the limit (ulimit -f)",
-    errno.EMFILE: "too many files are open; raise the limit (ulimit -n)",
-    errno.ESTALE: "the network file system lost it (stale handle); mount it again",
 }
 
 

@@ -1,7 +1,12 @@
 """`trainer chat` with questions from a pipe."""
 
 import io
+import os
+import pty
+import select
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -59,6 +64,47 @@ def test_beyond_the_length_that_was_trained_it_warns_once(
     assert "trained on" not in chat(config, "one\n", monkeypatch, capsys)[1]
     told = chat(config, "one\n" * 6, monkeypatch, capsys)[1]
     assert told.count("a text has passed 64 tokens, the longest that this model was trained on") == 1
+
+
+class Terminal:
+    """A real terminal with `trainer chat` in it."""
+
+    def __init__(self, command: list[str]) -> None:
+        ours, theirs = pty.openpty()
+        self._terminal, self.shown = ours, ""
+        self.process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+        os.close(theirs)
+
+    def wait_for(self, text: str, typed: str = "", deadline_s: float = 100.0) -> None:
+        """Until it shows a text that it has not shown before, for what is typed: a key that came amid a prompt may be lost."""
+        end, seen, due = time.monotonic() + deadline_s, len(self.shown), 0.0
+        while text not in self.shown[seen:]:
+            assert time.monotonic() < end, self.shown
+            assert self.process.poll() is None, self.shown
+            if typed and time.monotonic() > due:
+                self.type(typed)
+                due = time.monotonic() + 3.0
+            if select.select([self._terminal], [], [], 0.5)[0]:
+                self.shown += os.read(self._terminal, 4096).decode(errors="replace")
+
+    def type(self, text: str) -> None:
+        os.write(self._terminal, text.encode())
+
+
+def test_ctrl_c_ends_an_answer_and_not_the_conversation(small_data: Path, tmp_path: Path) -> None:
+    config = make_run(tmp_path, small_data, generate={"max_tokens": 1900, "temperature": 1.0})
+    # the child takes the terminal as its own, so that Ctrl-C typed there reaches it
+    child = "import fcntl, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); from trainer.cli import main; main()"
+    terminal = Terminal([sys.executable, "-c", child, "chat", "--config", str(config)])
+    terminal.wait_for("> ")
+    for _ in range(2):
+        terminal.type("one\n")
+        terminal.wait_for("one\r\n")
+        terminal.wait_for("trainer: Ctrl-C ends an answer; /exit or Ctrl-D ends the conversation\r\n> ", "\x03")
+    terminal.wait_for("/exit or Ctrl-D ends the conversation\r\n> ", "\x03")
+    terminal.type("/exit\n")
+    assert terminal.process.wait(60) == 0, terminal.shown
+    assert "Traceback" not in terminal.shown
 
 
 def conversation(small_data: Path, context: int, **settings: float) -> Conversation:

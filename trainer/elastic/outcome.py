@@ -19,7 +19,7 @@ _SAVED = (143, -15)
 _NO_GROUP = re.compile(r"\b(Rendezvous\w*Error|DistNetworkError|DistStoreError|was unable to reliably start)\b")
 """In the words of torch's agent, and of mpirun where ssh cannot reach a host."""
 _PREFIX = re.compile(r"^\[[\w.-]+(?P<rank> rank \d+)?\] ")
-_ERROR_LINE = re.compile(r"^(trainer: |mpirun: |[\w.]*(Error|Exception|Interrupt)\b)")
+_ERROR_LINE = re.compile(r"^(trainer( [a-z-]+)?: |mpirun: |[\w.]*(Error|Exception|Interrupt)\b)")
 
 
 @dataclass(slots=True)

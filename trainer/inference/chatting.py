@@ -1,8 +1,10 @@
 """`trainer chat`: a conversation in the terminal, or one question a line from a pipe."""
 
 import re
+import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from pathlib import Path
 from typing import TextIO
 
@@ -19,7 +21,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 _THINK, _END_THINK = SPECIAL_TOKENS[THINK], SPECIAL_TOKENS[END_THINK]
 
-HELP = "/reset forgets the conversation, /system TEXT also sets the system message, /exit or Ctrl-D ends"
+HELP = "/reset forgets the conversation, /system TEXT also sets the system message, Ctrl-C ends an answer, /exit or Ctrl-D all"
 
 
 class Conversation:
@@ -35,7 +37,7 @@ class Conversation:
         kept = [Message(role="system", content=system)] if system else [m for m in self._messages if m.role == "system"]
         self._messages = kept
 
-    def ask(self, question: str) -> Iterator[str]:
+    def ask(self, question: str) -> Generator[str]:
         """The answer, as it is written. It joins the conversation, also as much of it as there is when the caller stops.
 
         Where the conversation outgrows the context, its oldest turns go. Raises UsageError if the question alone does.
@@ -79,47 +81,62 @@ def chat(config: Config, checkpoint: Path | None, system: str | None, lines: Tex
     waiting: list[str] = []
     opened = open_model(config, 1, checkpoint, waiting.append)
     conversation = Conversation(opened.writer, opened.encoder, config.generate, system)
+    terminal = _is_terminal(lines)
+    if terminal:
+        import readline  # noqa: F401  # editing and history of lines for input()
+
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # of an answer, and not of the conversation
     _tell(f"{config.name} of {opened.stage}, step {opened.step}. {HELP}.")
-    for line in _lines(lines):
-        if line == "/exit":
-            return
-        if line == "/reset":
-            conversation.reset()
-            _tell("forgotten")
-        elif line.startswith("/system "):
-            conversation.reset(line.removeprefix("/system "))
-            _tell("system message set")
-        elif line.startswith("/"):
-            _tell(HELP)
-        else:
-            _answer(conversation, line, out)
-        while waiting:  # told behind the answer, and not amid it
-            _tell(waiting.pop())
+    going_on = True
+    while going_on:
+        try:
+            line = _read(lines, terminal=terminal)
+            going_on = line is not None and _take(conversation, line.strip(), out)
+            while waiting:  # told behind the answer, and not amid it
+                _tell(waiting.pop())
+        except KeyboardInterrupt:
+            print(file=out, flush=True)
+            _tell("Ctrl-C ends an answer; /exit or Ctrl-D ends the conversation")
+
+
+def _take(conversation: Conversation, line: str, out: TextIO) -> bool:
+    """Do what a line asks for. Returns whether the conversation goes on."""
+    if line == "/exit":
+        return False
+    if line == "/reset":
+        conversation.reset()
+        _tell("forgotten")
+    elif line.startswith("/system "):
+        conversation.reset(line.removeprefix("/system "))
+        _tell("system message set")
+    elif line.startswith("/"):
+        _tell(HELP)
+    elif line:
+        _answer(conversation, line, out)
+    return True
 
 
 def _answer(conversation: Conversation, question: str, out: TextIO) -> None:
     try:
-        for text in conversation.ask(question):
-            print(_harmless(text), end="", file=out, flush=True)
+        with closing(conversation.ask(question)) as pieces:
+            for text in pieces:
+                print(_harmless(text), end="", file=out, flush=True)
         print(file=out, flush=True)
     except UsageError as error:
         _tell(str(error))
 
 
-def _lines(source: TextIO) -> Iterator[str]:
-    """Questions, without blank lines; a terminal gets a prompt for each and can edit it."""
-    terminal = source is sys.stdin and source.isatty()
-    if terminal:
-        import readline  # noqa: F401  # editing and history of lines for input()
-    while True:
-        try:
-            line = input("> ") if terminal else source.readline()
-        except EOFError:
-            return
-        if not terminal and not line:
-            return
-        if line.strip():
-            yield line.strip()
+def _read(source: TextIO, *, terminal: bool) -> str | None:
+    """The next line, None at the end; a terminal gets a prompt and can edit it."""
+    try:
+        line = input("> ") + "\n" if terminal else source.readline()
+    except EOFError:
+        return None
+    return line or None
+
+
+def _is_terminal(source: TextIO) -> bool:
+    return source is sys.stdin and source.isatty()
 
 
 def _message(answer: str) -> Message:
