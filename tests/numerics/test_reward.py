@@ -164,4 +164,4 @@ def test_a_reward_model_is_nobodys_start_and_writes_no_text(base: Path, small_da
     assert "reward" not in started
     process = ranks.trainer("chat", "--config", config, "--checkpoint", str(run / "reward" / "checkpoints"), folder=tmp_path)
     assert process.wait() == [65]
-    assert "is a reward model, which judges and writes no text" in process.text()
+    assert "is a reward model, which judges answers but writes none" in process.text()

@@ -5,6 +5,7 @@ They are real processes with real signals, exit codes and gloo connections; only
 
 import multiprocessing
 import os
+import random
 import signal
 import socket
 import sys
@@ -137,7 +138,9 @@ def agreed_port(file: Path, choose: bool, deadline_s: float = DEADLINE_S) -> str
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port that is free now, below those that the kernel gives to outgoing connections, which could take it before its listener."""
+    while True:
+        port = random.SystemRandom().randrange(12_000, 32_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

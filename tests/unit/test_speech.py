@@ -82,7 +82,7 @@ def request(**fields: Any) -> ChatRequest:
 
 
 def test_the_api_tells_calls_and_thoughts_apart_whole_and_in_a_stream() -> None:
-    model, form = ServedModel("m", "f", 0, 64, 512), ChatForm()
+    model, form = ServedModel("m", "f", 0, 64, 512, 1000), ChatForm()
     text = Text()
     text.text, text.finish_reason = ANSWER, "stop"
     usage = Usage.of(1, 2)
@@ -110,7 +110,7 @@ def test_the_api_tells_calls_and_thoughts_apart_whole_and_in_a_stream() -> None:
 def test_an_answer_without_calls_and_thoughts_has_no_such_fields() -> None:
     text = Text()
     text.text, text.finish_reason = "Yes.", "stop"
-    body = ChatForm().whole(request(), ServedModel("m", "f", 0, 64, 512), [text], Usage.of(1, 2))
+    body = ChatForm().whole(request(), ServedModel("m", "f", 0, 64, 512, 1000), [text], Usage.of(1, 2))
     assert body.model_dump(exclude_unset=True)["choices"][0]["message"] == {
         "role": "assistant",
         "content": "Yes.",

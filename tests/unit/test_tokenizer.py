@@ -166,7 +166,7 @@ def test_errors_name_the_file_and_the_way_out(folder: Path, encoder: TextEncoder
     pieces = Tokenizer(WordPiece({"[UNK]": 0}, unk_token="[UNK]"))
     pieces.pre_tokenizer = train_tokenizer(["a"], 300, 2).pre_tokenizer
     pieces.save(str(other))
-    with pytest.raises(TokenizerError, match="is WordPiece over ByteLevel; only byte-level BPE is read here"):
+    with pytest.raises(TokenizerError, match="is WordPiece over ByteLevel, but only byte-level BPE is read here"):
         TextEncoder(other)
     with pytest.raises(TokenizerError, match=r"has 1500 ids, but model\.vocab_size is 1000; set model\.vocab_size to 1500"):
         check_vocabulary(encoder, 1000)
