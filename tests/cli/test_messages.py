@@ -47,7 +47,7 @@ def test_a_file_that_is_there_but_of_another_kind_is_told_as_such(tmp_path: Path
         (
             tmp_path / "a.csv",
             ALL_KINDS,
-            "a.csv is there, but is of no kind that is read (.csv); set the source's format (such as",
+            "a.csv is there, but is of no kind that is read (.csv); set the source's format",
         ),
         (tmp_path / "a.csv", (".jsonl",), "a.csv is there, but is of no kind that is read (.csv); give a file, folder or glob"),
         (tmp_path / "empty", (".jsonl",), f"no file is in the folder {tmp_path}/empty; give a file, folder or glob of .jsonl"),

@@ -138,7 +138,7 @@ def agreed_port(file: Path, choose: bool, deadline_s: float = DEADLINE_S) -> str
 
 
 def free_port() -> int:
-    """A port that is free now, below those that the kernel gives to outgoing connections, which could take it before its listener."""
+    """A port that is free now, and none that the kernel may give to an outgoing connection before it is listened at."""
     while True:
         port = random.SystemRandom().randrange(12_000, 32_000)
         with socket.socket() as probe, suppress(OSError):
