@@ -111,11 +111,22 @@ class _Server(uvicorn.Server):
         loop, drain_s = asyncio.get_running_loop(), self._desk.limits.drain_s
         loop.call_later(drain_s, self._desk.give_up)
         loop.call_later(drain_s + GIVE_UP_S, self._drop)
+        forced = asyncio.create_task(self._when_forced())
         await super().shutdown(sockets)
+        forced.cancel()
         for let_go in (self._desk.give_up, self._drop):
             if self.server_state.tasks:  # a second Ctrl-C: nothing is waited for
                 let_go()
                 await asyncio.wait(self.server_state.tasks, timeout=0.2)
+
+    async def _when_forced(self) -> None:
+        """A second Ctrl-C lets go at once: from Python 3.12 on uvicorn waits for open connections even then."""
+        while not self.force_exit:
+            await asyncio.sleep(0.05)
+        self._desk.give_up()
+        if self.server_state.tasks:
+            await asyncio.wait(self.server_state.tasks, timeout=0.2)
+        self._drop()
 
     def _drop(self) -> None:
         for connection in list(self.server_state.connections):
