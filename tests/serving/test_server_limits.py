@@ -14,7 +14,7 @@ import openai
 import pytest
 
 from tests.support import ranks
-from tests.support.serving import DEADLINE_S, NAME, Server, address_of, make_run, serving
+from tests.support.serving import DEADLINE_S, NAME, Server, address_of, make_run, serve_slowly, serving
 from trainer.inference.serving.exchange import MAX_BODY_BYTES
 from trainer.inference.serving.places import KEPT_FREE, MAX_OF_ADDRESS, MAX_REQUESTS
 
@@ -224,7 +224,7 @@ def test_an_end_before_requests_are_done_is_told_to_each(
     drain_s = 0.5 if len(signals) == 1 else 60
     config = make_run(tmp_path, small_data, serve__max_output_tokens=2000, serve__slots=1, serve__drain_s=drain_s)
     with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
-        process = ranks.start(_serve_slowly, (str(config),), tmp_path / "output")
+        process = ranks.start(serve_slowly, (str(config), 0.05), tmp_path / "output")
         stack.callback(process.kill)
         server = Server(address_of(process), config, process)
         client = stack.enter_context(server.client())
@@ -248,23 +248,6 @@ def test_an_end_before_requests_are_done_is_told_to_each(
         assert process.wait(DEADLINE_S) == [143], process.text()
         assert "Traceback" not in process.text()
         assert "Cancel" not in process.text()
-
-
-def _serve_slowly(config: str) -> None:
-    """A server whose model takes its time, so that no answer is whole before the server ends."""
-    import time
-
-    from trainer.cli import main
-    from trainer.model.gpt import GPT
-
-    whole = GPT.forward
-
-    def slow(*arguments: Any, **options: Any) -> Any:
-        time.sleep(0.05)
-        return whole(*arguments, **options)
-
-    GPT.forward = slow  # type: ignore[method-assign]
-    main(["serve", "--config", config, "--port", "0"])
 
 
 def health_is_gone(server: Server) -> bool:

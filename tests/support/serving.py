@@ -55,6 +55,21 @@ class Server:
             assert time.monotonic() < end, f"{name} is {found}, not {value}"
 
 
+def serve_slowly(config: str, pause_s: float) -> None:
+    """In a process: a server whose model takes its time, so that there is an answer under way to look at."""
+    from trainer.cli import main
+    from trainer.model.gpt import GPT
+
+    whole = GPT.forward
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        time.sleep(pause_s)
+        return whole(*arguments, **options)
+
+    GPT.forward = slow  # type: ignore[method-assign]
+    main(["serve", "--config", config, "--port", "0"])
+
+
 def make_run(folder: Path, data: Path, **changes: Any) -> Path:
     """A config whose run folder holds the model."""
     folder.mkdir(parents=True, exist_ok=True)

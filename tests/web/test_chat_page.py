@@ -12,7 +12,7 @@ from tests.support import ranks
 from tests.support.browser import DESKTOP, PHONE, note_trouble, overflow
 from tests.support.data import write_config
 from tests.support.models import SMALL, memorise, model_of, save_run
-from tests.support.serving import NAME, Server, address_of
+from tests.support.serving import NAME, Server, address_of, serve_slowly
 from trainer.config_loading import load_config
 from trainer.tokens.chat import Message, render_chat
 from trainer.tokens.tokenizer import IM_END, TextEncoder
@@ -35,23 +35,6 @@ def conversation(question: str, encoder: TextEncoder) -> tuple[list[int], list[i
     return prompt, whole[len(prompt) : end]
 
 
-def _serve_slowly(config: str) -> None:
-    """A server whose model takes its time, so that there is an answer under way to look at."""
-    import time
-
-    from trainer.cli import main
-    from trainer.model.gpt import GPT
-
-    whole = GPT.forward
-
-    def slow(*arguments: Any, **options: Any) -> Any:
-        time.sleep(0.03)
-        return whole(*arguments, **options)
-
-    GPT.forward = slow  # type: ignore[method-assign]
-    main(["serve", "--config", config, "--port", "0"])
-
-
 @pytest.fixture(scope="module")
 def server(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("page")
@@ -60,7 +43,7 @@ def server(small_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     encoder = TextEncoder(small_data / "tokenizer" / "tokenizer.json")
     model = memorise(model_of(SMALL), [conversation(question, encoder) for question in ANSWERS])
     save_run(load_config(path), model)
-    process = ranks.start(_serve_slowly, [str(path)], folder / "output")
+    process = ranks.start(serve_slowly, [str(path), 0.03], folder / "output")
     try:
         yield Server(address_of(process), path, process)
     finally:
