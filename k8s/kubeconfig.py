@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import yaml
 from kubernetes import client, config
 from urllib3.connectionpool import ConnectionPool
 from urllib3.exceptions import ReadTimeoutError
@@ -83,7 +84,10 @@ def _by_kubeconfig(configuration: client.Configuration, context: str | None, kub
         contexts, active = config.list_kube_config_contexts(file)
         known = [each["name"] for each in contexts]
     except Exception as error:  # noqa: BLE001 - the client's loader raises whatever garbage makes of it
-        raise ClusterError(f"{shown}: is no kubeconfig: {_first_line(error)}") from None
+        # the loader's own words where it has some, and not what Python says of its stumbling
+        told = isinstance(error, (config.ConfigException, yaml.YAMLError, UnicodeError, OSError))
+        why = _first_line(error) if told else "it holds no list of contexts, clusters and users"
+        raise ClusterError(f"{shown}: is no kubeconfig: {why}") from None
     if context is not None and context not in known:
         raise ClusterError(f"no context {context!r} in the kubeconfig; known: {', '.join(known)}")
     used = next(each for each in contexts if each["name"] == context) if context else active

@@ -169,6 +169,9 @@ def _mapping(node: yaml.MappingNode) -> dict[str, Any]:
     return brought | own
 
 
+_KINDS = {"bool": "truth value", "int": "whole number", "float": "number"}
+
+
 def _scalar(node: yaml.ScalarNode) -> Any:
     kind, text = node.tag.removeprefix(_TAG), node.value
     try:
@@ -187,9 +190,9 @@ def _scalar(node: yaml.ScalarNode) -> Any:
         raise Mistake(mistake.words, _line(node)) from None
     except ValueError:
         pass
-    if kind not in ("bool", "int", "float"):
+    if kind not in _KINDS:
         raise _unknown_tag(node)
-    raise Mistake(f"{shown(text)} is not of the kind !!{kind}; leave the tag out", _line(node))
+    raise Mistake(f"{shown(text)} is no {_KINDS[kind]} (!!{kind}); a text stands in quotes and has no tag", _line(node))
 
 
 def _text(node: yaml.ScalarNode) -> str:

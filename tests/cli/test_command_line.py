@@ -81,7 +81,7 @@ def test_a_config_may_come_from_standard_input(tmp_path: Path) -> None:
     assert "seed: 77" in ended.stdout.splitlines()
     ended = subprocess.run(command, input="seed: 0x_", capture_output=True, text=True, timeout=60, check=False)
     assert (ended.returncode, ended.stderr) == (
-        65, "trainer: standard input:1: '0x_' is not of the kind !!int; leave the tag out\n",
+        65, "trainer: standard input:1: '0x_' is no whole number (!!int); a text stands in quotes and has no tag\n",
     )  # fmt: skip
     text = "corpus: {sources: [{name: a, path: '-'}]}"
     command = [*TRAINER, "prepare", "-c", "-"]

@@ -166,12 +166,12 @@ def test_https_to_a_server_without_it_is_told(tmp_path: Path) -> None:
     ("content", "wanted"),
     [
         (b"\x00\x01\x02\xff", "is no kubeconfig: "),
-        (b"just words", "is no kubeconfig: "),
-        (b"- 1\n- 2\n", "is no kubeconfig: "),
+        (b"just words", "is no kubeconfig: it holds no list of contexts, clusters and users"),
+        (b"- 1\n- 2\n", "is no kubeconfig: it holds no list of contexts, clusters and users"),
         (b"", "is no kubeconfig: "),
         (b"a: [1", "is no kubeconfig: "),
         (b"apiVersion: v1\nkind: Config\n", "is no kubeconfig: "),
-        (b"contexts: 5\ncurrent-context: a\n", "is no kubeconfig: "),
+        (b"contexts: 5\ncurrent-context: a\n", "is no kubeconfig: it holds no list of contexts, clusters and users"),
         (b"contexts: [{name: a, context: {cluster: gone, user: u}}]\ncurrent-context: a\n", "is no kubeconfig: "),
     ],
 )

@@ -339,9 +339,15 @@ def test_aliases_and_merge_keys_of_an_honest_config_are_read(tmp_path: Path) -> 
         ("seed: 0x" + "9" * 5000, "c.yaml:1: '0x999"),
         ("pretrain: {steps: " + "9" * 25 + "}", "c.yaml:1: pretrain.steps: is beyond 9223372036854775807"),
         ("seed: 2024-13-45", "c.yaml:1: seed: must be a whole number, not '2024-13-45'"),
-        ("seed: 0x_", "c.yaml:1: '0x_' is not of the kind !!int"),
-        ("seed: !!int word", "c.yaml:1: 'word' is not of the kind !!int; leave the tag out"),
-        ("deterministic: !!bool word", "c.yaml:1: 'word' is not of the kind !!bool; leave the tag out"),
+        ("seed: 0x_", "c.yaml:1: '0x_' is no whole number (!!int); a text stands in quotes"),
+        (
+            "seed: !!int word",
+            "c.yaml:1: 'word' is no whole number (!!int); a text stands in quotes and has no tag",
+        ),
+        (
+            "deterministic: !!bool word",
+            "c.yaml:1: 'word' is no truth value (!!bool); a text stands in quotes and has no tag",
+        ),
         ("name: !!binary abc", "c.yaml:1: the tag '!!binary' is not read here; leave it out"),
         ("name: !!python/object:os.system x", "c.yaml:1: the tag '!!python/object:os.system' is not read here"),
         ("seed: 1\npretrain: {steps: 0100}", "c.yaml:2: 0100 is read differently by YAML 1.1 and 1.2; write 100"),
