@@ -21,7 +21,7 @@ from trainer.config import Config, StageName
 from trainer.config_help import explain_key, starter
 from trainer.config_loading import config_schema, dump_config, load_config
 from trainer.config_text import STANDARD_INPUT
-from trainer.elastic.speech import LOG_VARIABLE, divert, note_end
+from trainer.elastic.process_log import LOG_VARIABLE, divert, note_end
 from trainer.errors import CheckpointError, RunFolderError, TrainerError, UsageError
 from trainer.events import Failed, Record
 from trainer.files import write_file

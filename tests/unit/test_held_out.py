@@ -13,7 +13,7 @@ from trainer.tokens.packing import PIECE, pack_best_fit
 from trainer.training.batches import Batch
 from trainer.training.peers import Peers
 from trainer.training.stage import TrainingData
-from trainer.training.validation import Validator, held_out_targets, spread, weighed
+from trainer.training.validation import Validator, held_by_source, spread, weighed
 from trainer.world import World
 
 
@@ -69,7 +69,7 @@ def test_all_sources_together_do_not_change_their_mixture_with_the_cap(small_dat
 
     assert len(borders) > 1, "the data set needs several sources"
     whole = measured(None)
-    targets = held_out_targets(rows)
+    targets = held_by_source(rows, lambda shard: shard.tokens)
     assert sum(targets) == sum(
         int((rows.read(np.arange(first, last))[1] >= 0).sum()) for first, last in rows.info.rows_by_source.values()
     )

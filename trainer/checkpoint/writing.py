@@ -43,7 +43,7 @@ class CheckpointWriter:
         self._disk = disk
         self._staged: dict[str, dict[str, Tensor]] = {}
         self._thread: threading.Thread | None = None
-        self._verdicts: dict[int, bool] = {}
+        self._verdicts: dict[Path, bool] = {}
         self._outcomes: list[CheckpointSaved | CheckpointFailed] = []
         self._error: TrainerError | None = None
 
@@ -122,7 +122,7 @@ class CheckpointWriter:
             self._outcomes.append(CheckpointFailed(step=step, reason=str(self._error)))
             return
         self._error = None
-        self._verdicts[step] = True
+        self._verdicts[path] = True
         write_s = time.monotonic() - started
         self._outcomes.append(
             CheckpointSaved(step=step, path=str(path), size_bytes=size_bytes, stall_s=stall_s, write_s=write_s)
@@ -132,11 +132,11 @@ class CheckpointWriter:
         except OSError as error:
             self._outcomes.append(CheckpointFailed(step=step, reason=f"saved, but an older one could not be removed: {error}"))
 
-    def _is_whole(self, step: int) -> bool:
+    def _is_whole(self, path: Path) -> bool:
         """Whether a checkpoint matches its manifest. Each is verified once, about 1 s per GB, and not those of this process."""
-        if step not in self._verdicts:
-            self._verdicts[step] = is_whole(self._folder / folder_name(step))
-        return self._verdicts[step]
+        if path not in self._verdicts:
+            self._verdicts[path] = is_whole(path)
+        return self._verdicts[path]
 
 
 def write_checkpoint(path: Path, tensors: Mapping[str, Tensors], manifest: CheckpointManifest, disk: Disk = DISK) -> int:
@@ -159,19 +159,18 @@ def write_checkpoint(path: Path, tensors: Mapping[str, Tensors], manifest: Check
     return sum(file.size_bytes for file in files.values())
 
 
-def remove_old(folder: Path, keep: int, disk: Disk = DISK, whole: Callable[[int], bool] | None = None) -> None:
+def remove_old(folder: Path, keep: int, disk: Disk = DISK, whole: Callable[[Path], bool] = is_whole) -> None:
     """Remove what is older than the newest `keep` whole checkpoints, and what interrupted writes left behind.
 
-    Damaged ones do not count: `whole` tells of a step whether its checkpoint matches its manifest. A folder loses its name
-    before its files, so that half of one never looks like a checkpoint.
+    Damaged ones do not count: `whole` tells whether a checkpoint matches its manifest. A folder loses its name before its
+    files, so that half of one never looks like a checkpoint.
     """
-    whole = whole or (lambda step: is_whole(folder / folder_name(step)))
     kept = 0
     for step in reversed(steps_in(folder)):
-        if kept < keep:
-            kept += whole(step)
-            continue
         path = folder / folder_name(step)
+        if kept < keep:
+            kept += whole(path)
+            continue
         disk.rename(path, partial_path(path))
     for leftover in folder.glob(f"*{PARTIAL_SUFFIX}"):
         disk.remove(leftover)

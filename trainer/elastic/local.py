@@ -16,7 +16,7 @@ from trainer.config import KillSpec, LaunchSection
 from trainer.cores import cores
 from trainer.elastic.child import end_with_parent
 from trainer.elastic.outcome import ProcessEnd, error_of, root_cause
-from trainer.elastic.speech import LOG_VARIABLE
+from trainer.elastic.process_log import LOG_VARIABLE
 from trainer.errors import BudgetError
 from trainer.events import Failed, RankKilled, StepsDone, TrainingStarted, read_events
 from trainer.tracking.hub import Tracker

@@ -27,7 +27,7 @@ KIND = "pretrain-run export"
 
 
 def export(config: Config, folder: RunFolder, out: Path, form: Format, dtype: Dtype, checkpoint: Path | None = None) -> Path:
-    """Write `out` from the run's best checkpoint (trainer.inference.choosing), or from the one given.
+    """Write `out` from the run's best checkpoint (trainer.inference.best_stage), or from the one given.
 
     An earlier export of the same run is replaced. Raises UsageError if `out` holds anything else, CheckpointError or
     TokenizerError if the run's files do not fit together.

@@ -11,7 +11,7 @@ from trainer.checkpoint.named import newest_stage
 from trainer.checkpoint.reading import Checkpoint, newest_checkpoint, open_checkpoint
 from trainer.config import TRAINING_STAGES, Config, TrainingStage
 from trainer.errors import CheckpointError
-from trainer.inference.choosing import best_checkpoints
+from trainer.inference.best_stage import best_checkpoints
 from trainer.model.gpt import GPT
 from trainer.run_folder import RunFolder
 from trainer.tokens.tokenizer import TextEncoder
@@ -49,7 +49,7 @@ def chosen_checkpoint(config: Config, folder: RunFolder, named: Path | None) -> 
         return find_checkpoint(named)
     choice = best_checkpoints(config, folder)
     if choice.reason:
-        print(f"using {choice.reason}; --checkpoint takes another", file=sys.stderr, flush=True)
+        print(f"trainer: using {choice.reason}; --checkpoint takes another", file=sys.stderr, flush=True)
     return find_checkpoint(choice.checkpoints)
 
 

@@ -35,7 +35,7 @@ def tell_on_stderr(text: str) -> None:
 def open_model(
     config: Config, num_slots: int, checkpoint: Path | None = None, tell: Callable[[str], None] = tell_on_stderr
 ) -> OpenedModel:
-    """The run's best checkpoint (trainer.inference.choosing), or the one given, ready for `num_slots` texts at once.
+    """The run's best checkpoint (trainer.inference.best_stage), or the one given, ready for `num_slots` texts at once.
 
     `tell` hears once, amid a step of the writer, when a text becomes longer than any that the model was trained on.
     Raises RunFolderError, CheckpointError or TokenizerError if the run's files are missing or do not fit together.

@@ -14,7 +14,7 @@ from trainer.tokens.shards import TokenRows
 from trainer.training.batches import ReadBatch
 from trainer.training.objective import Objective
 from trainer.training.peers import Peers
-from trainer.training.validation import LossOf, held_out_batches, weighed
+from trainer.training.validation import LossOf, held_by_source, held_out_batches, weighed
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class PairMeasure:
             if self.peers.any(stop_requested()):
                 return None
         totals = np.array(self.peers.sum(sums.ravel().tolist())).reshape(sums.shape)
-        told = self._told(weighed(totals, self._held_pairs()))
+        # a pair is two documents
+        told = self._told(weighed(totals, held_by_source(self.rows, lambda shard: shard.documents // 2)))
         measured = totals.sum(axis=0)
         num_pairs, num_right = int(measured[0]), round(measured[1 + self.module.figures.index("accuracy")])
         return PreferencesValidated(
@@ -59,11 +60,6 @@ class PairMeasure:
             kl=told.get("kl"),
             p_value=p_of_guessing(num_right, num_pairs) if num_pairs else None,
         )
-
-    def _held_pairs(self) -> list[int]:
-        """Pairs of each source in the held-out split: a pair is two documents."""
-        shards = [shard for shard in self.rows.manifest.shards if shard.split == "held_out"]
-        return [sum(each.documents for each in shards if each.source == name) // 2 for name in self.rows.info.rows_by_source]
 
     def warm_up(self, loss_of: LossOf) -> None:
         """Collective where forward passes are: an empty batch."""

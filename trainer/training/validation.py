@@ -24,7 +24,7 @@ from torch import Tensor
 
 from trainer.events import AnswersValidated, Event, Validated
 from trainer.tokens.order import Ids, share_of_rank
-from trainer.tokens.shards import IGNORED, TokenRows
+from trainer.tokens.shards import IGNORED, Shard, TokenRows
 from trainer.training.batches import Batch, read_batch
 from trainer.training.peers import Peers
 
@@ -133,16 +133,16 @@ def weighed(sums_SK: np.ndarray, held_S: Sequence[int]) -> np.ndarray:
     return together
 
 
-def held_out_targets(rows: TokenRows) -> list[int]:
-    """Target tokens of each source in the held-out split, in the order of its sources."""
+def held_by_source(rows: TokenRows, count: Callable[[Shard], int]) -> list[int]:
+    """What the held-out split holds of each source, in the order of its sources, by what `count` says of a shard."""
     shards = [shard for shard in rows.manifest.shards if shard.split == "held_out"]
-    return [sum(shard.tokens for shard in shards if shard.source == source) for source in rows.info.rows_by_source]
+    return [sum(count(shard) for shard in shards if shard.source == source) for source in rows.info.rows_by_source]
 
 
 def bits_per_byte_of(sums_S3: np.ndarray, rows: TokenRows) -> tuple[dict[str, float], float]:
     """Bits per byte by source and of all together, from each source's measured targets, nats and bytes."""
     by_source = {name: _bits_per_byte(*sums_S3[place, 1:]) for place, name in enumerate(rows.info.rows_by_source)}
-    return by_source, _bits_per_byte(*weighed(sums_S3, held_out_targets(rows))[1:])
+    return by_source, _bits_per_byte(*weighed(sums_S3, held_by_source(rows, lambda shard: shard.tokens))[1:])
 
 
 def _bits_per_byte(nats: float, size_bytes: float) -> float:
